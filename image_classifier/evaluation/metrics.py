@@ -19,9 +19,9 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Precision, recall and F1 (0 to 1) of one class, and by how many images of it they were measured.
+    """Precision, recall and F1 (0 to 1) of one class, and how many images of it they were measured on.
 
-    Without any, they are 0 and mean nothing.
+    If there are no such images, the three are 0 and mean nothing.
     """
 
     precision: float
@@ -91,7 +91,7 @@ def evaluate(
 
     Images with the same of `votes` [n] are near-duplicates and have one vote together; without `votes`, each has its
     own. `known` [n, classes] says whether an image's logits come from a head that has learned the class, by default
-    always: a class's F1 isn't measured by images for which no head could have predicted it. Raises ValueError for no
+    always: a class isn't measured on images whose head couldn't have predicted it. Raises ValueError for no
     images.
     """
     if len(targets) == 0:

@@ -160,12 +160,14 @@ def learn_head(
         head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
     )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
-    judges = torch.ones(len(samples), dtype=torch.long)  # the part in `trained_on` of the head that judges each image
-    for number, ((fold, _), head) in enumerate(zip(cross_validated, fold_heads, strict=True), start=2):
-        logits[fold], judges[fold] = head(embeddings[fold]), number
+    shown = targets.bool() if targets.is_floating_point() else one_hot(targets, len(classes)).bool()
+    known_to_judged = shown[teaching & ~out].any(0)
+    known = known_to_judged.repeat(len(samples), 1)  # whether the head that judges an image has learned each class
+    for (fold, others), head in zip(cross_validated, fold_heads, strict=True):
+        logits[fold], known[fold] = head(embeddings[fold]), shown[others].any(0)
     if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
         method, seen = "held-out images", out
-        logits[out], judges[out] = judged(embeddings[out]), 1
+        logits[out], known[out] = judged(embeddings[out]), known_to_judged
     else:
         method, seen = CROSS_VALIDATION, everything
     seen = seen & looked_at
@@ -180,16 +182,14 @@ def learn_head(
             to_beat = brier_score(logits[seen] / temperature, targets[seen], votes)
             if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
                 return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
-        shown = targets.bool() if thresholds else one_hot(targets, len(classes)).bool()
-        known = torch.stack([shown[part].any(0) for part in trained_on])[judges]
         figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method, known)
         if method == CROSS_VALIDATION:
             right = hits(logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
-            looked = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
+            evaluated = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
             if still := _forecast_of(earlier, classes, len(right), is_of_sample=drawn is not None):
                 figures["forecast"] = still
-            elif expected := forecast_accuracy(*looked, thresholds, scales, None if drawn is None else drawn[seen]):
+            elif expected := forecast_accuracy(*evaluated, thresholds, scales, None if drawn is None else drawn[seen]):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature

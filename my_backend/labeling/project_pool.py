@@ -223,8 +223,7 @@ class ProjectPool:
         """
         copies = [[copy for copy in self.images.copies(image) if copy in among] for image in images]
         asked = [one for image, some in zip(images, copies, strict=True) if some for one in (image, *some)]
-        said = self.images.probabilities(model, asked)
-        answers = {image: self._suggested(one) for image, one in zip(asked, said, strict=True)}
+        answers = self._predicted(model, asked)
         return [
             [copy for copy in some if answers.get(copy) == answers.get(image)]
             for image, some in zip(images, copies, strict=True)
@@ -268,6 +267,16 @@ class ProjectPool:
             QueuedImage(image, self._suggested(said), said, self.images.most_alike(image, labeled, REASONS), some)
             for image, said, some in zip(images, self.images.probabilities(model, images), copies, strict=True)
         ]
+
+    def _predicted(self, model: ModelAPI, images: Sequence[int]) -> Mapping[int, str | list[str] | None]:
+        """What the model predicts for each image; {} without a model, or only None if several choices are allowed.
+
+        Probabilities of all choices are computed only if they are needed: an image may have thousands of copies.
+        """
+        if not self.tag.multiple:
+            return dict(zip(images, (name for name, _ in self.images.answers(model, images)), strict=False))
+        said = self.images.probabilities(model, images)
+        return {image: self._suggested(one) for image, one in zip(images, said, strict=True)}
 
     def _suggested(self, probabilities: Mapping[str, float]) -> list[str] | None:
         """The most probable choice, or all likely ones if several are allowed; None without a model."""

@@ -274,6 +274,8 @@ def test_images_may_get_several_choices_or_none(client: Client, label_studio: Fa
     end(client, run)
     written = {task: annotations_of(label_studio.labels.tasks[task])[0]["result"][0]["value"] for task in (10, 9, 5)}
     assert written == {10: {"choices": ["Dog", "Cat"]}, 9: {"choices": []}, 5: {"choices": ["Cat"]}}
+    client.post(f"/api/labeling/runs/{run}/undo", {}, 202)
+    assert eventually(lambda: not any(annotations_of(label_studio.labels.tasks[task]) for task in (10, 9, 5)))
 
 
 def test_copies_get_the_same_choices_only_if_the_model_predicts_that(

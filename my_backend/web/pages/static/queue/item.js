@@ -7,7 +7,8 @@ export function makeItem(project, image) {
   Object.assign(picture, { alt: "The image to label", draggable: false, src: `/projects/${project}/pictures/${digest}.jpg` });
   const reasons = nearest.map((one) => makeReason(project, one));
   const same = copies.map((copy) => ({ task: copy.task, source: `/projects/${project}/images/${copy.digest}.jpg` }));
-  const [isSuggested, suggested] = [proposal !== null, [proposal ?? []].flat()];  // it is a list if several choices are allowed
+  const suggested = [proposal ?? []].flat();  // the server sends a list if several choices are allowed
+  const isSuggested = proposal !== null;
   const item = { image, task, copies: same, isApart: false, isSuggested, suggested, probabilities, withheld, picture, reasons, isBroken: false, isSeen: false };
   item.loaded = picture.decode().catch(() => { item.isBroken = true; });
   return item;
