@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from image_classifier.evaluation.metrics import evaluate
-from image_classifier.first_guess.guess import is_guess, logits_of, make_guess, with_others
+from image_classifier.first_guess.guess import is_guess, logits_of, with_others
+from image_classifier.first_guess.imagenet_guess import guess_from_imagenet
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -52,7 +53,7 @@ def before_labels(data: Data, backbone: Backbone) -> Classifier:
     labels = [str(sample.label) for sample in data.samples]
     names = tuple(dict.fromkeys(labels))
     assert backbone.imagenet is not None, "the weights have no layer for ImageNet's classes"
-    guess = make_guess(backbone, backbone.imagenet, {name: [name] for name in names})
+    guess = guess_from_imagenet(backbone, backbone.imagenet, {name: [name] for name in names})
     assert guess is not None, "none of the names is in the table"
     classes = with_others(guess.classes, labels)
     targets = torch.tensor([classes.index(label) for label in labels])

@@ -11,7 +11,7 @@ from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.shards import Shards
-from image_classifier.first_guess.guess import make_guess
+from image_classifier.first_guess.imagenet_guess import guess_from_imagenet
 from image_classifier.nets.classifier import (
     Backbone,
     Classifier,
@@ -77,7 +77,7 @@ class SharedNetworks:
         """
         base = self.base
         calibration = {} if temperature is None else {"temperature": temperature}
-        return make_guess(base, self._imagenet, names, **calibration) if self._imagenet else None
+        return guess_from_imagenet(base, self._imagenet, names, **calibration) if self._imagenet else None
 
     def share(self, backbone: Backbone) -> Backbone:
         """The backbone with the same fingerprint that is already in memory, or this one."""

@@ -32,7 +32,7 @@ from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import REQUEST
 from image_classifier.evaluation import comparison
-from image_classifier.first_guess.guess import TEMPERATURE
+from image_classifier.first_guess.imagenet_guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_classifier, load_saved_backbone

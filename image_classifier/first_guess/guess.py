@@ -1,52 +1,21 @@
-"""A classifier without training: it predicts the choices that ImageNet's classes are kinds of."""
+"""What first guesses have in common: they are calibrated by labels, and dropped once labels teach more."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from image_classifier.data.dataset import targets_of
 from image_classifier.evaluation.metrics import brier_score, fit_temperature
-from image_classifier.first_guess.words import classes_of_choices
-from image_classifier.nets.classifier import Backbone, Classifier, Head
+from image_classifier.nets.classifier import Classifier, Head
 
-FEWEST = 2  # choices with classes: one alone would get all images
-# How classes decide for a choice, chosen on the benchmark's *themes* and *stamps*: it gets the sum of its classes'
-# squared probabilities, divided by the square root of their number. The temperature is that of *themes*.
-SHARPNESS, SHARE, TEMPERATURE = 2.0, 0.5, 3.75
+FEWEST = 2  # choices that can be guessed: one alone would get all images
 IMPOSSIBLE = -20.0  # the logarithm of a probability
 
 
-@dataclass(frozen=True)
 class GuessHead(Head):
-    """ImageNet's last layer, with only the classes that belong to a choice; it predicts choices.
-
-    weight [classes, size] and bias [classes], grouped by choice; `sizes` is the number of classes of each choice.
-    """
-
-    sizes: tuple[int, ...] = ()
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [n, size] → logits [n, choices]."""
-        logits = torch.split(embeddings @ self.weight.T + self.bias, list(self.sizes), dim=1)
-        sums = torch.stack([torch.logsumexp(SHARPNESS * some, 1) for some in logits], 1)
-        return (sums - SHARE * torch.tensor(self.sizes).log()) / self.temperature
-
-
-def make_guess(
-    backbone: Backbone, imagenet: Head, names: Mapping[str, Sequence[str]], temperature: float = TEMPERATURE
-) -> Classifier | None:
-    """The classifier for choices with these names; None if fewer than two of them are ordinary words with classes.
-
-    `imagenet` is the network's own last layer. There is no guess for the other choices.
-    """
-    if len(found := classes_of_choices(names)) < FEWEST:
-        return None
-    rows = torch.tensor([number for numbers in found.values() for number in numbers])
-    sizes = tuple(map(len, found.values()))
-    head = GuessHead(imagenet.weight[rows], imagenet.bias[rows], temperature, sizes=sizes)
-    return Classifier(backbone, head, head, tuple(found), {})
+    """A head that no label has trained."""
 
 
 def is_guess(classifier: Classifier | None) -> bool:

@@ -8,15 +8,13 @@ from torch import Tensor
 
 from image_classifier.evaluation.metrics import brier_score
 from image_classifier.first_guess.guess import (
-    SHARPNESS,
-    TEMPERATURE,
     GuessHead,
     calibrated,
     is_guess,
     logits_of,
-    make_guess,
     with_others,
 )
+from image_classifier.first_guess.imagenet_guess import SHARPNESS, TEMPERATURE, guess_from_imagenet
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.nets.classifier import Backbone, Classifier, Head
 
@@ -28,7 +26,7 @@ SIZE = 1000
 @pytest.fixture
 def guess(backbone: Backbone) -> Classifier:
     """A guess about embeddings that are the logits of ImageNet's classes."""
-    made = make_guess(backbone, Head(torch.eye(SIZE), torch.zeros(SIZE)), NAMES)
+    made = guess_from_imagenet(backbone, Head(torch.eye(SIZE), torch.zeros(SIZE)), NAMES)
     assert made is not None
     return made
 
@@ -50,7 +48,7 @@ def test_choice_gets_the_squared_probabilities_of_its_classes(guess: Classifier)
 
 @pytest.mark.parametrize("names", [{}, {"Zebra": ["Zebra"]}, {"Zebra": ["Zebra"], "Riss": ["Riss"]}])
 def test_no_guess_without_two_choices_that_have_classes(backbone: Backbone, names: dict[str, list[str]]) -> None:
-    assert make_guess(backbone, Head(torch.eye(SIZE), torch.zeros(SIZE)), names) is None
+    assert guess_from_imagenet(backbone, Head(torch.eye(SIZE), torch.zeros(SIZE)), names) is None
 
 
 def test_is_guess_recognizes_only_first_guesses(guess: Classifier) -> None:
