@@ -1,16 +1,13 @@
 """The single lane to the network: images of all callers are decoded in parallel and embedded in batches."""
 
 import atexit
-import ctypes
 import itertools
 import queue
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from image_classifier.data import duplicates
 from image_classifier.data.image_file import ImageFile
+from image_classifier.data.memory import give_back_memory
 from image_classifier.data.preprocessing import ImageError, TooLate, decoding_threads, open_image
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
@@ -169,9 +167,8 @@ class InferenceLane:
 
     def warm_up(self, backbone: Backbone) -> None:
         """Prepares the network, so that the first image doesn't wait for it."""
-        size = backbone.preprocessing.crop_size
-        blank = torch.zeros(3, size, size, dtype=torch.uint8)
-        self._put(BACKGROUND, backbone, self._precision_of(backbone), blank).result()
+        # While it waits, the caller holds no tensor: freeing one while the interpreter exits aborts the process.
+        self._put(BACKGROUND, backbone, self._precision_of(backbone), _blank(backbone.preprocessing.crop_size)).result()
 
     def _precision_of(self, backbone: Backbone) -> torch.dtype:
         if backbone.int8:
@@ -242,7 +239,7 @@ class InferenceLane:
             return self._queue.get()
 
     def _give_back_memory(self) -> None:
-        _give_back_memory()
+        give_back_memory()
         self._gave_back_at = time.monotonic()
 
     def _embed_batch(self, batch: list[_Waiting]) -> None:
@@ -302,16 +299,13 @@ def _thumbnail_of(image: ImageFile) -> Embedding:
         return np.zeros(3 * duplicates.SIDE**2, np.float32)
 
 
+def _blank(size: int) -> Tensor:
+    return torch.zeros(3, size, size, dtype=torch.uint8)
+
+
 def _left(deadline: float) -> float | None:
     return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
 
 
 def _too_late() -> TooLate:
     return TooLate("the time limit was reached before the image was embedded: try again")
-
-
-def _give_back_memory() -> None:
-    """Returns freed memory to the system: C libraries keep it, here 100 to 250 MB. Only glibc has a call for it."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

@@ -457,7 +457,7 @@ def test_memory_is_given_back_when_nobody_asks(
 ) -> None:
     given_back: list[int] = []
     monkeypatch.setattr(lane_module, "IDLE_SECONDS", 0.01)
-    monkeypatch.setattr(lane_module, "_give_back_memory", lambda: given_back.append(len(gate.seen)))
+    monkeypatch.setattr(lane_module, "give_back_memory", lambda: given_back.append(len(gate.seen)))
     gate.open.set()
     lane = InferenceLane(cache)
     try:
@@ -480,7 +480,7 @@ def test_memory_is_also_given_back_under_constant_load(
     given_back: list[int] = []
     monkeypatch.setattr(lane_module, "IDLE_SECONDS", 3600)
     monkeypatch.setattr(lane_module, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(lane_module, "_give_back_memory", lambda: given_back.append(len(gate.seen)))
+    monkeypatch.setattr(lane_module, "give_back_memory", lambda: given_back.append(len(gate.seen)))
     gate.open.set()
     lane = InferenceLane(cache)
     try:
