@@ -109,7 +109,7 @@ MISTAKES_FILE = "mistakes.json"
 THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
-FIRST_GUESS = "first guess from ImageNet's classes, before any label"
+FIRST_GUESS = "first guess from the names of the choices, before any label"
 FASTER = "The network now computes in 8-bit integers (int8), which is faster; a trial showed the same predictions."
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # a damaged file of a version
 
@@ -148,11 +148,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         folder, guess = self.train_output.get("model_dir"), self.train_output.get("first_guess")
         self._classifier = _networks().load(Path(folder)) if folder else None
         if guess and (tag := self._tag()):
-            self._classifier = _guess(tag, guess.get("temperature"))
+            self._classifier = _guess(tag, guess)
 
     @classmethod
     def untrained(cls, label_config: str) -> tuple[str, Json] | None:
-        """A first guess, if some of the choices are ordinary words and the network knows ImageNet's classes."""
+        """A first guess, if the network knows what some of the choices' names mean."""
         tag = parse_label_config(label_config, _settings().choices).image_choices
         # Loading the network may take minutes; the warm-up does it.
         guess = _guess(tag) if tag and _networks().has_base else None
@@ -160,7 +160,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return None
         others = [name for name in tag.choices if name not in guess.classes]
         without = f" It can't guess {', '.join(others)}." if others else ""
-        summary = f"A first guess from ImageNet's classes, made without labels.{without}"
+        summary = f"A first guess from the names of the choices, made without labels.{without}"
         return FIRST_GUESS, {"first_guess": {"classes": list(guess.classes)}, "summary": summary}
 
     # --- predict ------------------------------------------------------------
@@ -850,9 +850,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @staticmethod
     def _save_guess(guess: Classifier, folder: Path, told: Json) -> Json:
         """The resources of a version that is a first guess: its calibration, but no model."""
-        kept = {"classes": list(guess.classes), "temperature": guess.head.temperature}
+        calibration = {"temperature": guess.head.temperature, "network": guess.backbone.original}
+        kept = {"classes": list(guess.classes), **calibration}
         summary = (
-            f"The first guess from ImageNet's classes still beats a model trained on the labels. {told['summary']}"
+            "The first guess from the names of the choices still beats a model trained on the labels. "
+            f"{told['summary']}"
         )
         return {"first_guess": kept, **_described(guess, folder), **told, "summary": summary}
 
@@ -1142,9 +1144,13 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | None:
-    """The predictions of the network's own last layer for the choices; `temperature` is from an earlier calibration."""
-    return None if tag.multiple else _networks().first_guess(tag.spellings, temperature)
+def _guess(tag: ImageChoices, calibration: Json | None = None) -> Classifier | None:
+    """What the network predicts from the names of the choices; the calibration is an earlier one, if it is of it."""
+    if tag.multiple:
+        return None
+    networks, known = _networks(), calibration or {}
+    is_its_own = known.get("network", networks.base.original) == networks.base.original  # older ones don't say
+    return networks.first_guess(tag.spellings, known.get("temperature") if is_its_own else None)
 
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> ChoiceProbabilities:

@@ -12,6 +12,7 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.shards import Shards
 from image_classifier.first_guess.imagenet_guess import guess_from_imagenet
+from image_classifier.first_guess.text_guess import ChoiceTexts, guess_from_texts
 from image_classifier.nets.classifier import (
     Backbone,
     Classifier,
@@ -32,7 +33,9 @@ class SharedNetworks:
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
         self.shards = Shards()
-        self._imagenet: Head | None = None  # of the base network
+        # Of the base network
+        self._imagenet: Head | None = None
+        self._texts: ChoiceTexts | None = None
         self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
         self._loading = Lock()
         self._opening = Lock()
@@ -67,7 +70,10 @@ class SharedNetworks:
     @cached_property
     def _base(self) -> Backbone:
         own = load_backbone(self._settings.weights, self._settings.image_size, self._settings.network)
-        self._imagenet = own.imagenet  # a saved model with the same network doesn't have it
+        # A saved model with the same network has neither of them.
+        self._imagenet = own.imagenet
+        if own.texts:
+            self._texts = ChoiceTexts(own.texts, own.fingerprint, self._settings.cache_dir.expanduser() / "texts")
         return self.share(own)
 
     def first_guess(self, names: Mapping[str, Sequence[str]], temperature: float | None = None) -> Classifier | None:
@@ -77,6 +83,8 @@ class SharedNetworks:
         """
         base = self.base
         calibration = {} if temperature is None else {"temperature": temperature}
+        if self._texts:
+            return guess_from_texts(base, self._texts, names, **calibration)
         return guess_from_imagenet(base, self._imagenet, names, **calibration) if self._imagenet else None
 
     def share(self, backbone: Backbone) -> Backbone:

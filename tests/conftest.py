@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
+from image_classifier.data.dataset import Sample
+from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings
@@ -141,3 +145,19 @@ def real_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labe
 def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     """Paths of 64×64 PNGs and the digits that they show."""
     return write_digits(tmp_path_factory.mktemp("digits"), 200)
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Noise that is red, green or blue."""
+    folder = tmp_path_factory.mktemp("colors")
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(90):
+        color = number % 3
+        pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+        pixels[..., color] += 130
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        made.append(Sample(ImageFile.of(path), ("red", "green", "blue")[color], path.name))
+    return made

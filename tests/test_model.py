@@ -50,6 +50,8 @@ from my_backend.label_studio.media import Media, MediaFile, MediaRequest, media_
 from my_backend.projects import packed_tasks
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.settings import Settings
+from tests import tiny_clip
+from tests.tiny_clip import needs_open_clip
 
 Json = dict[str, Any]
 Digits = list[tuple[Path, str]]
@@ -494,7 +496,7 @@ def in_words(shown: Digits) -> Digits:
 def first_version(label_config: str = IN_WORDS) -> Json:
     found = ImageClassifierAPI.untrained(label_config)
     assert found is not None
-    assert found[0] == "first guess from ImageNet's classes, before any label"
+    assert found[0] == "first guess from the names of the choices, before any label"
     return found[1]
 
 
@@ -577,6 +579,40 @@ def test_correction_is_learned_instead_of_a_guess(guessing: None, shown: Digits,
     tasks[0]["corrected"] = True
     learned = fit(tasks, tmp_path / "learned", first_version(), IN_WORDS, kind="head")
     assert "first_guess" not in learned
+
+
+@needs_open_clip
+def test_texts_of_choices_are_understood_by_a_network_that_knows_texts(
+    colors: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_clip.register(tmp_path)
+    torch.save(tiny_clip.trained(), tmp_path / "weights.pt")
+    monkeypatch.setenv("NETWORK", tiny_clip.NETWORK)
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "weights.pt"))
+    monkeypatch.setenv("IMAGE_SIZE", "32")
+    assert ImageClassifierAPI.warm_up() == ""
+    label_config = config("red", "green", "blue")
+    first = first_version(label_config)
+    assert first["first_guess"] == {"classes": ["red", "green", "blue"]}
+
+    results = ImageClassifierAPI(label_config, first).predict([task(1, sample.image.path) for sample in colors])
+
+    right = [choice(result) == sample.label for result, sample in zip(results, colors, strict=True)]
+    assert sum(right) > 0.9 * len(colors)
+    few = [task(row, sample.image.path, annotation(str(sample.label))) for row, sample in enumerate(colors[:30])]
+    learned = fit(few, tmp_path / "learned", first, label_config)
+    assert learned["figures"]["accuracy"] > 0.9
+
+
+def test_calibration_of_another_network_is_not_used(guessing: None, shown: Digits) -> None:
+    def certainty(**calibration: Any) -> float:
+        known = {**first_version(), "first_guess": {"classes": list(WORDS.values()), **calibration}}
+        return score(ImageClassifierAPI(IN_WORDS, known).predict(asked(shown[30:31]))[0])
+
+    own = model._networks().base.original
+    usual = certainty()
+    assert certainty(temperature=40.0) == certainty(temperature=40.0, network=own) < usual
+    assert certainty(temperature=40.0, network="another") == usual
 
 
 # --- pools ------------------------------------------------------------------

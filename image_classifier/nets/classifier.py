@@ -19,10 +19,18 @@ from torch.nn.functional import pad
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import IMAGENET_CLASSES, RESNET18, Bare, UnknownNetwork, check_size
 from image_classifier.nets.int8 import GRAPH_FILE, WEIGHTS_FILE, Int8Form
-from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
+from image_classifier.nets.networks import (
+    build,
+    is_of_torchvision,
+    load_file,
+    load_pretrained,
+    preprocessing_of,
+    text_encoder,
+    weights_url,
+)
+from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.stages import SCALE, add_stages, find_stages, misfit
 from image_classifier.nets.state_dicts import separate
-from image_classifier.nets.timm_networks import PREFIX as TIMM
 from image_classifier.nets.weights import WeightsError, read_weights, why
 from image_classifier.nets.weights_packages import LITE0, LITE0_PACKAGE, install, weights_file
 
@@ -52,6 +60,7 @@ class Backbone:
     stages: Mapping[str, int] = field(default_factory=dict, hash=False)
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
     imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
+    texts: TextEncoder | None = None  # embeds the names of choices in the space of the images
     int8: Int8Form | None = None  # the form that computes embeddings, if it isn't the module
 
     @property
@@ -109,11 +118,12 @@ def make_backbone(
     fingerprint: str = "",
     warning: str = "",
     imagenet: Head | None = None,
+    texts: TextEncoder | None = None,
 ) -> Backbone:
     """A frozen backbone; its fingerprint is computed if it isn't known."""
     bare.module.eval().requires_grad_(False)
     known = fingerprint or _fingerprint(bare, network, preprocessing)
-    return Backbone(bare.module, preprocessing, origin, known, network, bare.stages, warning, imagenet)
+    return Backbone(bare.module, preprocessing, origin, known, network, bare.stages, warning, imagenet, texts)
 
 
 def _fingerprint(bare: Bare, network: str, preprocessing: Preprocessing) -> str:
@@ -143,20 +153,23 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     size = own + sum(bare.stages.values())
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
-    if weights == "imagenet":
-        try:
-            last = load_pretrained(bare, network)
-        except WeightsError as error:
-            warning = _no_weights(network, error)
-            log.warning(warning)
-            return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
-        return make_backbone(bare, network, preprocessing, "imagenet", imagenet=_imagenet(last, own, size))
-    file = weights_file(weights)
+    file = None if weights == "imagenet" else weights_file(weights)
     try:
-        last = load_file(bare, network, file)
+        last = load_file(bare, network, file) if file else load_pretrained(bare, network)
     except WeightsError as error:
-        raise WeightsError(f"WEIGHTS={error}") from error
-    return make_backbone(bare, network, preprocessing, file.name, imagenet=_imagenet(last, own, size))
+        if file:
+            raise WeightsError(f"WEIGHTS={error}") from error
+        warning = _no_weights(network, error)
+        log.warning(warning)
+        return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
+    return make_backbone(
+        bare,
+        network,
+        preprocessing,
+        file.name if file else weights,
+        imagenet=_imagenet(last, own, size),
+        texts=text_encoder(network, file),
+    )
 
 
 def _with_stages(bare: Bare, stages: Mapping[str, int]) -> Bare:
@@ -181,8 +194,8 @@ def _no_weights(network: str, error: WeightsError) -> str:
     """What to do without pretrained weights; first the way that needs only a package index."""
     url = weights_url(network)
     return (
-        f"Can't load the ImageNet weights ({error}), so the network starts from random weights and needs more labels. "
-        f"Run `{install('timm', LITE0_PACKAGE)}` and set NETWORK={LITE0}, whose weights are in that package. "
+        f"Can't load the pretrained weights ({error}), so the network starts from random weights and needs more "
+        f"labels. Run `{install('timm', LITE0_PACKAGE)}` and set NETWORK={LITE0}, whose weights are in that package. "
         + (f"Or download {url} and set WEIGHTS to the file. " if url else "")
         + "WEIGHTS=none silences this warning."
     )
@@ -296,7 +309,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _without_weights(network: str, image_size: int) -> Bare:
     """The network before its weights are loaded; drawing random ones first would take most of the time."""
-    if network.startswith(TIMM):  # many of timm's networks compute constants that aren't saved with the weights
+    if not is_of_torchvision(network):  # many of the others compute constants that aren't saved with the weights
         return _random(network, image_size)
     try:
         with torch.device("meta"):

@@ -1,4 +1,7 @@
-"""Networks by name: torchvision's, or timm's with the prefix `timm:`; their weights from files, packages, downloads."""
+"""Networks by name, and their weights from files, packages and downloads.
+
+They are torchvision's, or timm's with the prefix `timm:`, or OpenCLIP's with `open_clip:`.
+"""
 
 import logging
 from pathlib import Path
@@ -7,8 +10,9 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from image_classifier.data.preprocessing import Preprocessing
-from image_classifier.nets import architectures, timm_networks, weights_packages
+from image_classifier.nets import architectures, open_clip_networks, timm_networks, weights_packages
 from image_classifier.nets.architectures import Bare
+from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.state_dicts import State, difference, in_order, prefix_of
 from image_classifier.nets.weights import WeightsError, read_weights
 
@@ -33,8 +37,15 @@ class _Library(Protocol):
     def converted(self, bare: Bare, network: str, state: State) -> State: ...
 
 
+_OTHERS: dict[str, _Library] = {timm_networks.PREFIX: timm_networks, open_clip_networks.PREFIX: open_clip_networks}
+
+
 def _library(network: str) -> _Library:
-    return timm_networks if network.startswith(timm_networks.PREFIX) else architectures
+    return next((library for prefix, library in _OTHERS.items() if network.startswith(prefix)), architectures)
+
+
+def is_of_torchvision(network: str) -> bool:
+    return _library(network) is architectures
 
 
 def build(network: str, image_size: int) -> Bare:
@@ -53,6 +64,11 @@ def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
 def weights_url(network: str) -> str:
     """Where the network's own pretrained weights can be downloaded; "" if there are none."""
     return _library(network).weights_url(network)
+
+
+def text_encoder(network: str, file: Path | None) -> TextEncoder | None:
+    """What embeds texts with the weights in `file`, or with the network's own; None if the network only sees images."""
+    return TextEncoder(network, file) if network.startswith(open_clip_networks.PREFIX) else None
 
 
 def load_pretrained(bare: Bare, network: str) -> list[Tensor]:

@@ -178,7 +178,7 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
 
     with opened(browser, f"{backend.url}/problems", **LOGIN) as page:
         expect(page.locator(".problems")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
-        expect(page.locator(".problems")).to_contain_text("Can't load the ImageNet weights")
+        expect(page.locator(".problems")).to_contain_text("Can't load the pretrained weights")
         expect(page.locator(".problems")).to_contain_text("Label Studio's URL is not set")
         backend.kill()
         expect(page.locator("#said")).to_contain_text("The backend isn’t responding")

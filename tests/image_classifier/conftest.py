@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from image_classifier.data.dataset import Sample
@@ -42,22 +40,6 @@ def samples(digits: list[tuple[Path, str]]) -> list[Sample]:
         for path, label in zip(paths, "012", strict=True)
     ]
     return [Sample(ImageFile.of(path), label, path.name) for path, label in pairs]
-
-
-@pytest.fixture(scope="session")
-def colors(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Noise that is red, green or blue."""
-    folder = tmp_path_factory.mktemp("colors")
-    random = np.random.default_rng(0)
-    made = []
-    for number in range(90):
-        color = number % 3
-        pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-        pixels[..., color] += 130
-        path = folder / f"{number}.png"
-        Image.fromarray(pixels).save(path)
-        made.append(Sample(ImageFile.of(path), ("red", "green", "blue")[color], path.name))
-    return made
 
 
 @pytest.fixture

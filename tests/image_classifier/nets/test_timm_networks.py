@@ -172,7 +172,7 @@ def load_pretrained(environment: dict[str, str]) -> str:
 def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix() -> None:
     told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"})
 
-    assert told.startswith("random Can't load the ImageNet weights (the download failed: ")
+    assert told.startswith("random Can't load the pretrained weights (the download failed: ")
     assert "Connection refused" in told
     assert "set NETWORK=timm:tf_efficientnet_lite0" in told
     assert "download https://huggingface.co/timm/test_vit.r160_in1k and set WEIGHTS to the file" in told
@@ -191,7 +191,7 @@ def test_server_that_never_answers_is_given_up_within_seconds() -> None:
                 silent.accept()[0].close()
                 asked += 1
 
-    assert told.startswith("random Can't load the ImageNet weights (the download failed: ")
+    assert told.startswith("random Can't load the pretrained weights (the download failed: ")
     assert asked == 1  # huggingface_hub alone would have tried six times for each of several files
 
 

