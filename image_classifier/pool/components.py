@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 COMPONENTS = 64  # of directions
+ROUNDING = 1e-6  # of the largest variance: axes with less are none
 SAMPLE = 20_000  # images that the components are computed from; more don't change them
 
 
@@ -54,7 +55,11 @@ def principal_axes(embeddings: Tensor, count: int = COMPONENTS) -> Axes:
     mean, std = some.mean(0), some.std(0, unbiased=False)
     std = std + 0.1 * std.mean() + 1e-6  # features that hardly vary stay small
     inputs = (some - mean) / std
-    variances, axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
+    if len(inputs) < inputs.shape[1]:  # the smaller matrix has the same eigenvalues, and vectors that give the axes
+        variances, vectors = torch.linalg.eigh(inputs @ inputs.T / len(inputs))
+        axes = normalize(inputs.T @ vectors, dim=0) * (variances > ROUNDING * variances[-1])
+    else:
+        variances, axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
     variances, axes = variances[-count:].flip(0).clamp(min=0), axes[:, -count:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     return Axes(mean, axes / std[:, None], variances)
