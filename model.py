@@ -152,7 +152,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def untrained(cls, label_config: str) -> tuple[str, Json] | None:
-        """A first guess, if the network knows what some of the choices' names mean."""
+        """A first guess, if the network can predict some choices from their names."""
         tag = parse_label_config(label_config, _settings().choices).image_choices
         # Loading the network may take minutes; the warm-up does it.
         guess = _guess(tag) if tag and _networks().has_base else None
@@ -1145,7 +1145,10 @@ def _is_readable(path: Path) -> bool:
 
 
 def _guess(tag: ImageChoices, calibration: Json | None = None) -> Classifier | None:
-    """What the network predicts from the names of the choices; the calibration is an earlier one, if it is of it."""
+    """What the network predicts from the names of the choices.
+
+    `calibration` is from an earlier run; it is ignored if it belongs to another network.
+    """
     if tag.multiple:
         return None
     networks, known = _networks(), calibration or {}

@@ -29,7 +29,7 @@ class ClassifierSettings(BaseSettings):
     network: str = Field(
         "resnet18",
         description="one of torchvision's classification networks (resnet50, efficientnet_b0, vit_b_16, …), or `timm:` "
-        "and the name of one of timm's networks, or `open_clip:` and one of OpenCLIP's",
+        "and the name of one of timm's networks, or `open_clip:NAME:TAG` for one of OpenCLIP's",
     )
     weights: str = Field(
         "imagenet",

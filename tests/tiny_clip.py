@@ -15,8 +15,8 @@ needs_open_clip = pytest.mark.skipif(
     not find_spec("open_clip") and "CI" not in os.environ, reason="open_clip isn't installed"
 )
 
-NAME, TAG = "tiny-of-tests", "colors"
-NETWORK, SIZE = f"open_clip:{NAME}", 32
+NAME, TAG, HUB = "tiny-of-tests", "colors", "someone/tiny"
+NETWORK, SIZE = f"open_clip:{NAME}:{TAG}", 32
 COLORS = {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.8, 0.2), "blue": (0.2, 0.2, 0.8), "white": (0.9, 0.9, 0.9)}
 CONFIG = {
     "embed_dim": 24,
@@ -30,8 +30,7 @@ def register(folder: Path, **weights: Any) -> None:
     file = folder / f"{NAME}.json"
     file.write_text(json.dumps(CONFIG), encoding="utf-8")
     importlib.import_module("open_clip").add_model_config(file)
-    if weights:
-        importlib.import_module("open_clip.pretrained")._PRETRAINED[NAME] = {TAG: weights}
+    importlib.import_module("open_clip.pretrained")._PRETRAINED[NAME] = {TAG: {"hf_hub": f"{HUB}/", **weights}}
 
 
 def trained(steps: int = 60) -> dict[str, Tensor]:

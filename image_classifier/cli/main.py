@@ -274,7 +274,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="resnet18, or another torchvision network, or timm:NAME, or open_clip:NAME [NETWORK]",
+            help="resnet18, or another torchvision network, or timm:NAME, or open_clip:NAME:TAG [NETWORK]",
             rich_help_panel=_NETWORK,
         ),
     ] = None,

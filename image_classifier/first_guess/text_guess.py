@@ -4,11 +4,15 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -18,12 +22,13 @@ from image_classifier.first_guess.guess import FEWEST, GuessHead
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.weights import WeightsError
-from image_classifier.threads import one_thread
 
 log = logging.getLogger(__name__)
 
 MOST = 100  # choices: with ViT-B-32, they take 8 s of processor time
-LONGEST = 200  # characters of a text; the networks read fewer
+TEXTS = 3  # of a choice, at most
+RETRY_SECONDS = 600.0
+LONGEST = 200  # characters of a text; the networks cut texts earlier
 
 
 @dataclass(frozen=True)
@@ -39,59 +44,72 @@ class TextHead(GuessHead):
 
 
 class ChoiceTexts:
-    """Vectors of choices, by a network's text encoder; kept on disk, since other processes need the same."""
+    """Vectors of choices, by a network's text encoder; kept on disk for other processes. Thread-safe."""
 
     def __init__(self, encoder: TextEncoder, fingerprint: str, folder: Path) -> None:
         """`fingerprint` is that of the network."""
         self._encoder, self._fingerprint, self._folder = encoder, fingerprint, folder
-        self._failed = False
+        self._known: dict[str, Tensor] = {}
+        self._one_at_a_time = Lock()  # each time, the whole network is in memory
+        self._failed_at = float("-inf")
 
     def vectors(self, names: Mapping[str, Sequence[str]]) -> Tensor | None:
-        """A vector for each choice [choices, own size], the mean of those of its names; None if that isn't possible.
+        """A vector for each choice [choices, own size], the mean of those of its texts; None if that isn't possible.
 
-        The reason is logged once.
+        The reason is logged. After a failure, other choices are tried again only ten minutes later.
         """
-        texts = [[_text(name) for name in called] for called in names.values()]
-        digest = hashlib.sha256(json.dumps([self._fingerprint, texts]).encode()).hexdigest()[:32]
+        texts = [_texts(called) for called in names.values()]
+        told = json.dumps([self._fingerprint, self._encoder.identity, texts])
+        digest = hashlib.sha256(told.encode()).hexdigest()[:32]
         file = self._folder / f"{digest}.safetensors"
-        if (known := _read(file, len(texts))) is not None or self._failed:
-            return known
+        with self._one_at_a_time:
+            try:
+                if digest not in self._known and (found := _read(file, len(texts))) is not None:
+                    self._known[digest] = found
+                if digest not in self._known and time.monotonic() > self._failed_at + RETRY_SECONDS:
+                    self._known[digest] = self._computed(texts)
+                    _write(file, self._known[digest])
+            except WeightsError as error:
+                log.warning("no first guesses: %s", error)
+                self._failed_at = time.monotonic()
+            return self._known.get(digest)
+
+    def _computed(self, texts: Sequence[Sequence[str]]) -> Tensor:
         try:
-            with one_thread():  # predictions go on
-                found = self._encoder([text for called in texts for text in called])
-        except WeightsError as error:
-            log.warning("there are no first guesses: %s", error)
-            self._failed = True
-            return None
+            found = self._encoder([text for some in texts for text in some])
         finally:
-            give_back_memory()  # of the text tower
-        each = torch.split(found, [len(called) for called in texts])
-        # All have the same length, that of the network's scale.
-        vectors = torch.stack([normalize(some.mean(0), dim=0) * some[0].norm() for some in each])
-        _write(file, vectors)
-        return vectors
+            give_back_memory()  # of the text encoder
+        each = torch.split(found, [len(some) for some in texts])
+        # Each vector's length is the network's scale.
+        return torch.stack([normalize(some.mean(0), dim=0) * some[0].norm() for some in each])
 
 
 def guess_from_texts(
     backbone: Backbone, texts: ChoiceTexts, names: Mapping[str, Sequence[str]], temperature: float = 1.0
 ) -> Classifier | None:
-    """The classifier for choices with these names; None if they are too few or too many, or can't be embedded."""
+    """The classifier for choices with these names; None if they are too few or too many, or can't be embedded.
+
+    `names` has the names of each choice: its own, then its value if the own one is an alias, then others.
+    """
     if not FEWEST <= len(names) <= MOST or (vectors := texts.vectors(names)) is None:
         return None
     head = TextHead(vectors, torch.zeros(len(vectors)), temperature)
     return Classifier(backbone, head, head, tuple(names), {})
 
 
-def _text(name: str) -> str:
-    return " ".join(name[:LONGEST].replace("_", " ").split())
+def _texts(called: Sequence[str]) -> list[str]:
+    """The texts of a choice. An alias, such as a number, isn't one: the names after it include the value."""
+    texts = (" ".join(name[:LONGEST].replace("_", " ").split()) for name in called[1:] or called)
+    return list(dict.fromkeys(texts))[:TEXTS]
 
 
 def _read(file: Path, choices: int) -> Tensor | None:
     try:
-        found = load_file(file)["vectors"].clone()  # what is only mapped kills the process where the file is lost
+        found = load_file(file)["vectors"].clone()  # a memory-mapped file kills the process if the file disappears
     except Exception:  # missing or damaged
         return None
-    return found if found.ndim == 2 and len(found) == choices and found.isfinite().all() else None
+    fits = found.dtype == torch.float32 and found.ndim == 2 and len(found) == choices and found.isfinite().all()
+    return found if fits else None
 
 
 def _write(file: Path, vectors: Tensor) -> None:
@@ -100,5 +118,7 @@ def _write(file: Path, vectors: Tensor) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_file({"vectors": vectors}, part)
         os.replace(part, file)
-    except OSError as error:  # other processes then compute their own
+    except (OSError, SafetensorError) as error:  # other processes then compute their own
         log.warning("can't write %s: %s", file, error)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class Backbone:
     stages: Mapping[str, int] = field(default_factory=dict, hash=False)
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
     imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
-    texts: TextEncoder | None = None  # embeds the names of choices in the space of the images
+    texts: TextEncoder | None = None  # embeds the names of choices in the same space as images
     int8: Int8Form | None = None  # the form that computes embeddings, if it isn't the module
 
     @property

@@ -67,7 +67,7 @@ def weights_url(network: str) -> str:
 
 
 def text_encoder(network: str, file: Path | None) -> TextEncoder | None:
-    """What embeds texts with the weights in `file`, or with the network's own; None if the network only sees images."""
+    """Embeds texts with the weights in `file`, or with the network's own; None if it has no text encoder."""
     return TextEncoder(network, file) if network.startswith(open_clip_networks.PREFIX) else None
 
 

@@ -1,15 +1,19 @@
 """A first guess from the texts of choices: what it predicts, for which choices, and what is kept on disk."""
 
 import logging
+import signal
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from image_classifier.first_guess import text_guess
 from image_classifier.first_guess.guess import calibrated, is_guess
-from image_classifier.first_guess.text_guess import LONGEST, MOST, ChoiceTexts, guess_from_texts
+from image_classifier.first_guess.text_guess import LONGEST, MOST, TEXTS, ChoiceTexts, guess_from_texts
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.weights import WeightsError
@@ -24,11 +28,11 @@ class Encoder(TextEncoder):
     def __init__(self, *, fails: bool = False) -> None:
         super().__init__("open_clip:fake", None)
         self.asked: list[list[str]] = []
-        self._fails = fails
+        self.fails = fails
 
     def __call__(self, names: Sequence[str]) -> Tensor:
         self.asked.append(list(names))
-        if self._fails:
+        if self.fails:
             raise WeightsError("there is no tokenizer")
         return SCALE * torch.eye(4)[[KNOWN.get(name, 3) for name in names]]
 
@@ -67,16 +71,22 @@ def test_labels_calibrate_the_guess(backbone: Backbone, tmp_path: Path) -> None:
     assert calibrated(guess, images, labels, list(map(str, range(30))), brier=0.0) is None
 
 
-def test_all_names_of_a_choice_count_alike(backbone: Backbone, tmp_path: Path) -> None:
+def test_all_texts_of_a_choice_count_alike_and_an_alias_is_none(backbone: Backbone, tmp_path: Path) -> None:
     encoder = Encoder()
-    names = {"cls_1": ["cls_1", "golden_retriever", "  dog "], "Cat": ["cat", "dog"], "long": ["x" * 9999]}
+    names = {
+        "cls_1": ["cls_1", "golden_retriever", "  dog ", "dog", "thing"],
+        "Cat": ["cat", "cat", "dog"],
+        "long": ["x" * 9999],
+        "many": ["0", *map(str, range(900))],
+    }
 
     guess = guess_from_texts(backbone, texts_in(tmp_path, encoder), names)
 
     assert guess is not None
-    assert encoder.asked == [["cls 1", "golden retriever", "dog", "cat", "dog", "x" * LONGEST]]
+    retriever = ["golden retriever", "dog", "thing"]
+    assert encoder.asked == [[*retriever, "cat", "dog", "x" * LONGEST, *map(str, range(TEXTS))]]
     weight = guess.head.weight / SCALE
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(weight[0], torch.tensor([2.0, 0, 0, 1]) / 5**0.5)
     torch.testing.assert_close(weight[1], torch.tensor([1.0, 1, 0, 0]) / 2**0.5)
 
@@ -125,12 +135,27 @@ def test_unwritable_folder_only_costs_time(tmp_path: Path, caplog: pytest.LogCap
     texts = texts_in(tmp_path, encoder)
     assert texts.vectors(NAMES) is not None
     assert texts.vectors(NAMES) is not None
-    assert len(encoder.asked) == 2
+    assert len(encoder.asked) == 1
     assert "can't write" in caplog.text
 
 
-def test_texts_that_cannot_be_embedded_are_told_once(
-    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit for the size of files")
+def test_full_disk_leaves_no_part_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        assert texts_in(tmp_path, Encoder()).vectors(NAMES) is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list((tmp_path / "texts").iterdir()) == []
+
+
+def test_texts_that_cannot_be_embedded_are_told_and_tried_again_later(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder(fails=True)
     texts = texts_in(tmp_path, encoder)
@@ -138,4 +163,26 @@ def test_texts_that_cannot_be_embedded_are_told_once(
         assert guess_from_texts(backbone, texts, NAMES) is None
         assert guess_from_texts(backbone, texts, {**NAMES, "Car": ["car"]}) is None
     assert len(encoder.asked) == 1
-    assert [record.message for record in caplog.records] == ["there are no first guesses: there is no tokenizer"]
+    assert [record.message for record in caplog.records] == ["no first guesses: there is no tokenizer"]
+
+    encoder.fails = False
+    monkeypatch.setattr(text_guess, "RETRY_SECONDS", -1.0)
+    assert guess_from_texts(backbone, texts, NAMES) is not None
+
+
+def test_threads_share_one_computation(tmp_path: Path) -> None:
+    encoder = Encoder()
+    texts = texts_in(tmp_path, encoder)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: texts.vectors(NAMES), range(12)))
+    assert len(encoder.asked) == 1
+    assert all(one is found[0] for one in found)
+
+
+def test_other_weights_of_the_text_encoder_have_other_vectors(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"first")
+    before = TextEncoder("open_clip:a:b", file).identity
+    assert TextEncoder("open_clip:a:b", file).identity == before
+    file.write_bytes(b"second")
+    assert TextEncoder("open_clip:a:b", file).identity != before
