@@ -1,4 +1,4 @@
-"""A first guess from the texts of choices, by a network that has learned which texts describe which images."""
+"""A first guess from the names of choices, by a network that has learned which texts describe which images."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST = 100  # choices: with ViT-B-32, they take 8 s of processor time
 TEXTS = 3  # of a choice, at most
-RETRY_SECONDS = 600.0
+RETRY_SECONDS = 600.0  # after a failure
 LONGEST = 200  # characters of a text; the networks cut texts earlier
 
 
@@ -56,7 +56,7 @@ class ChoiceTexts:
     def vectors(self, names: Mapping[str, Sequence[str]]) -> Tensor | None:
         """A vector for each choice [choices, own size], the mean of those of its texts; None if that isn't possible.
 
-        The reason is logged. After a failure, other choices are tried again only ten minutes later.
+        The reason is logged. After a failure, nothing is computed for ten minutes.
         """
         texts = [_texts(called) for called in names.values()]
         told = json.dumps([self._fingerprint, self._encoder.identity, texts])

@@ -68,7 +68,7 @@ def weights_url(network: str) -> str:
 
 def text_encoder(network: str, file: Path | None) -> TextEncoder | None:
     """Embeds texts with the weights in `file`, or with the network's own; None if it has no text encoder."""
-    return TextEncoder(network, file) if network.startswith(open_clip_networks.PREFIX) else None
+    return TextEncoder(network, file) if _library(network) is open_clip_networks else None
 
 
 def load_pretrained(bare: Bare, network: str) -> list[Tensor]:

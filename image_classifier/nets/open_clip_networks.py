@@ -25,6 +25,7 @@ PROMPT = "a photo of a {}."  # of Radford et al., 2021, "Learning Transferable V
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in most repositories on the Hub
 
 _IMAGES = "visual."  # prefix of the image encoder's layers
+_OWN_SIZE = 224  # pixels, if the architecture doesn't say
 # An image encoder can't be built alone, so it gets the smallest text encoder.
 _NO_TEXTS = {"context_length": 1, "vocab_size": 1, "width": 64, "heads": 1, "layers": 1}
 
@@ -37,7 +38,7 @@ class TextEncoder:
 
     def __init__(self, network: str, file: Path | None) -> None:
         self._network, self._file = network, file
-        # What the vectors depend on, except the names
+        # What the vectors depend on, apart from the names
         self.identity: list[str | int] = [network, PROMPT]
         if file:
             found = file.stat()
@@ -79,7 +80,7 @@ def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
     """
     open_clip, (architecture, tag) = _check(network), _parts(network)
     own = open_clip.get_pretrained_cfg(architecture, tag)
-    size = open_clip.get_model_config(architecture)["vision_cfg"].get("image_size", 224)
+    size = open_clip.get_model_config(architecture)["vision_cfg"].get("image_size", _OWN_SIZE)
     if not isinstance(size, int):
         raise UnknownNetwork(f"{architecture} takes images that aren't square: choose another network")
     if image_size not in (None, size):
@@ -129,7 +130,7 @@ def _open_clip() -> Any:
         missing = install("open_clip_torch")
         raise UnknownNetwork(f"open_clip isn't installed ({error}): run `{missing}`") from error
     folder = Path(str(open_clip.__file__)).parent
-    # It logs each step to the root logger, and warns of missing weights also if they are loaded later.
+    # It logs each step to the root logger, and warns that weights are missing even if they are loaded right afterward.
     logging.getLogger().addFilter(lambda record: Path(record.pathname).parent != folder)
     return open_clip
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 COMPONENTS = 64  # of directions
-ROUNDING = 1e-6  # of the largest variance: axes with less are none
+ROUNDING = 1e-6  # times the largest variance: axes with less are only rounding errors
 SAMPLE = 20_000  # images that the components are computed from; more don't change them
 
 

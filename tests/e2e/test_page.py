@@ -377,6 +377,20 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, 
         expect(page.locator("#took")).to_contain_text("Trained in ")
 
 
+def test_file_is_predicted_if_it_was_chosen_before_the_script_was_loaded(
+    browser: Browser, site: Site, digits: Digits
+) -> None:
+    waiting: list[Route] = []
+    with opened(browser, f"{site.url}/versions") as page:
+        page.route("**/try.js*", lambda route: waiting.append(route))
+        with page.expect_request("**/try.js*"):
+            page.goto(f"{site.url}/try", wait_until="commit")
+        page.locator("#file").set_input_files(digits[0][0])
+        expect(page.locator("#answer")).to_be_hidden()
+        waiting[0].continue_()
+        expect(page.locator("#answer")).to_be_visible()
+
+
 def test_try_says_which_version_stays_live_if_the_new_one_is_held_back(
     browser: Browser, site: Site, digits: Digits
 ) -> None:

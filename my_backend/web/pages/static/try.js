@@ -227,6 +227,7 @@ export function tryImages(place) {
     else if (/^https?:\/\/\S+$/i.test(text) && !event.target.closest("input")) address(text);
   });
   find("file").addEventListener("change", (event) => take(event.target.files));
+  take(find("file").files);  // chosen before this script was there
   find("by-url").addEventListener("submit", (event) => {
     event.preventDefault();
     address(find("url").value.trim());
