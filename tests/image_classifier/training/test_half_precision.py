@@ -1,6 +1,6 @@
 """Half precision is used if a trial on the project's own images shows the same answers, and not otherwise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,11 @@ from image_classifier.data.dataset import Sample
 from image_classifier.embedding import lane as lanes
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.embedding.precisions import Precisions
+from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.optimize import accelerate
-from image_classifier.training.half_precision import FEWEST_IMAGES, Trial, settle_precision, try_precision
+from image_classifier.training import half_precision
+from image_classifier.training.half_precision import FEWEST_IMAGES, Trial, settle_precision, spread, try_precision
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,39 @@ def test_choice_is_made_once(lane: InferenceLane, backbone: Backbone, samples: l
     assert precision(lane, backbone) == torch.float32
 
 
+@pytest.mark.parametrize(("agreements", "images"), [([1], [20]), ([0.95, 0.99], [20, 40])])
+def test_second_half_is_embedded_only_if_an_answer_changes_in_the_first(
+    agreements: list[float],
+    images: list[int],
+    lane: InferenceLane,
+    backbone: Backbone,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
+    monkeypatch.setattr(half_precision, "MOST_IMAGES", 40)
+    trials = [Trial(n, agreement, agreement, 0.01) for n, agreement in zip(images, agreements, strict=True)]
+    compared: list[int] = []
+
+    def answer(some: Sequence[Sample], *_: object) -> Trial:
+        compared.append(len(some))
+        return trials[len(compared) - 1]
+
+    monkeypatch.setattr(half_precision, "try_precision", answer)
+    settle_precision(lane, backbone, samples)
+
+    assert compared == images
+    assert precision(lane, backbone) == torch.bfloat16
+    digests = [sample.image.digest for sample in samples]
+    assert len(lane._cache.get(fingerprint_of(backbone, torch.float32), digests)) == images[-1]
+
+
+def test_images_of_a_trial_are_of_all_classes_whatever_their_order() -> None:
+    in_turn = [image % 10 for image in range(1000)]
+
+    assert set(spread(in_turn)[:50]) == set(range(10))
+
+
 def around(samples: list[Sample]) -> Tensor:
     """Embeddings near a center for each class."""
     generator = torch.Generator().manual_seed(0)
@@ -108,4 +142,4 @@ def test_answers_that_change_on_a_few_images_fail_the_trial(samples: list[Sample
 
 @pytest.mark.parametrize(("agreement", "passed"), [(1, True), (0.99, True), (0.989, False)])
 def test_99_percent_of_the_answers_must_stay(agreement: float, passed: bool) -> None:
-    assert Trial(agreement, agreement, 0.01).passed is passed
+    assert Trial(200, agreement, agreement, 0.01).passed is passed
