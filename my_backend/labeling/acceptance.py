@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -30,18 +30,21 @@ KEPT_ANSWERS = 8  # plans whose predictions stay in memory
 # person gave the plan up before that.
 Status = Literal["preparing", "sampling", "accepted", "undone"]
 
+ALL_TASKS = range(2**63)  # any id is in it
+
 TIME = "%Y%m%dT%H%M%S.%f"
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{6}")  # in the order of time
 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """An image without a label, with its near-duplicates for which the model predicts the same choice."""
+    """An image without a label."""
 
-    tasks: list[int]
-    digest: str  # of the first task's image
+    task: int
+    digest: str
     answer: str
-    probability: float  # of the prediction, by the model; the lowest of all near-duplicates
+    probability: float  # of the prediction, by the model
+    group: int  # the same for near-duplicates for which the model predicts the same choice
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,15 @@ class Answers:
     def __post_init__(self) -> None:
         if not all(sorted(some) == list(range(len(self.images))) for some in (self.order, self.surest)):
             raise ValueError("an order of the images omits an image or contains one twice")
-        if any(not image.tasks for image in self.images):
-            raise ValueError("an image has no task")
+        if len(self.by_task) < len(self.images):
+            raise ValueError("two images have the same task")
         sizes = [step.size for look in self.looks for step in look.steps]
         if any(not look.steps for look in self.looks) or not all(0 < size <= len(self.images) for size in sizes):
             raise ValueError("a step has more images than the plan, or none")
 
     @cached_property
     def by_task(self) -> dict[int, PlannedImage]:
-        return {task: image for image in self.images for task in image.tasks}
+        return {image.task: image for image in self.images}
 
     def plan(self, alpha: float) -> Plan:
         return Plan(alpha, np.array(self.order, np.int64), np.array(self.surest, np.int64), tuple(self.looks))
@@ -88,7 +91,7 @@ class Acceptance:
     changed: Moment = 0.0
     error: str = ""  # why it can't be prepared at the moment
     run: str = ""  # the labeling run
-    accepted: list[int] = field(default_factory=list)  # a task of each image, in the random order of the audit
+    accepted: list[int] = field(default_factory=list)  # tasks, in the random order of the audit
     checked: int = 0  # labels of the sample that the decision rests on
     wrong: int = 0  # how many of them showed the model to be wrong
     sample: list[bool] = field(default_factory=list)  # whether each label of the sample showed this, in order
@@ -99,6 +102,11 @@ class Acceptance:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise ValueError("the error rate isn't between 0 and 1")
+
+    @property
+    def waits_for_labels(self) -> bool:
+        """Whether people label its sample, or will as soon as it is prepared."""
+        return self.status == "sampling" or (self.status == "preparing" and not self.error)
 
 
 @dataclass(frozen=True)
@@ -161,13 +169,18 @@ class AcceptanceStore:
     def sampled(self, project: str) -> Container[int]:
         """The tasks of a plan that waits for its sample, because any of them may become part of that.
 
-        People label these without seeing the prediction: people who see it tend to agree with it.
+        People label these without seeing the prediction: people who see it tend to agree with it. Until the plan has
+        recorded its tasks, these are all tasks.
         """
         acceptance = self.newest(project)
-        if acceptance is not None and acceptance.status == "sampling":
-            with suppress(Conflict):  # nothing can be accepted, and the Accept page says why
-                return self.answers(acceptance).by_task
-        return ()
+        if acceptance is None or not acceptance.waits_for_labels:
+            return ()
+        if acceptance.status == "preparing":
+            return ALL_TASKS
+        try:
+            return self.answers(acceptance).by_task
+        except Conflict:  # nothing can be accepted, and the Accept page says why
+            return ()
 
     def automatic(self, project: str) -> Automatic:
         """Off if nobody has turned it on, or if the file is damaged."""

@@ -177,9 +177,9 @@ class Acceptor(Background):
             )
             raise Conflict(f"no labels can be accepted yet at this error rate: {more}")
         labels: dict[str, list[int]] = defaultdict(list)
-        for number, tasks in found.sample.free.items():
-            labels[answers.images[number].answer] += tasks
-        accepted = [tasks[0] for tasks in found.sample.free.values()]
+        for number in decision.accepted.tolist():
+            labels[answers.images[number].answer].append(answers.images[number].task)
+        accepted = [task for tasks in labels.values() for task in tasks]
         SystemRandom().shuffle(accepted)
         with self.store.changing(found.acceptance) as current:
             if current.status != "sampling":
@@ -222,7 +222,7 @@ class Acceptor(Background):
             known = self._checks(current, answers, run)
             if known is None:
                 raise Conflict("can't check labels: the run is still writing them, has failed, or was undone")
-            if task not in current.audited and task not in known.next:
+            if task not in current.audited and task not in {image.task for image in known.next}:
                 raise BadRequest(
                     f"task: {task} isn't next in the audit's random order; check a task listed in audit.next"
                 )
@@ -367,8 +367,12 @@ class Acceptor(Background):
         self._work(acceptance).error = ""
         self._reader.note_new(acceptance)
         self.store.prepared(acceptance, answers)
-        tasks = sum(len(image.tasks) for image in answers.images)
-        log.info("plan %s: recorded the predictions of %s for %d tasks", acceptance.id, answers.version, tasks)
+        log.info(
+            "plan %s: recorded the predictions of %s for %d tasks",
+            acceptance.id,
+            answers.version,
+            len(answers.images),
+        )
 
     def _check_stop(self) -> None:
         if self._stopping:
@@ -376,7 +380,7 @@ class Acceptor(Background):
 
     def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
         sample = self._state(acceptance).sample
-        if sample and sample.free:
+        if sample and sample.accepted:
             self.read(project, acceptance)  # people may have labeled others of the planned tasks
             run = self.accept(project)
             log.info("plan %s: accepted %d labels automatically (run %s)", acceptance.id, run.tasks, run.id)

@@ -13,7 +13,8 @@ Each step is an exact test. If some thresholds break the guarantee, it can be br
 its test, so several thresholds don't add up to more risk (fixed-sequence testing: Angelopoulos et
 al., "Learn then Test", 2021). Several decisions do: they share the 5%.
 
-Near-duplicates must be passed as one image: a hundred frames of one scene are evidence of only one prediction.
+Each image counts, whether or not it has near-duplicates: if a hundred frames of one scene are wrong, they are a hundred
+wrong labels. The tests assume nothing about the images, only that they are drawn at random.
 """
 
 import math

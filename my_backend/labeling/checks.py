@@ -18,7 +18,7 @@ class Checks:
     checked: int
     wrong: int
     bounds: Audit
-    next: dict[int, PlannedImage]  # by the task to look at
+    next: list[PlannedImage]
     overtaken: int  # accepted images that people labeled or deleted before the backend wrote its labels
     is_shown: bool  # the sample still shows that the guarantee holds for those that were written
 
@@ -59,7 +59,7 @@ def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | No
         len(checked),
         wrong,
         bounds,
-        {task: answers.by_task[task] for task in coming},
+        [answers.by_task[task] for task in coming],
         len(lost),
         not lost or _is_shown(acceptance, answers, lost),
     )
@@ -67,7 +67,7 @@ def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | No
 
 def _is_shown(acceptance: Acceptance, answers: Answers, lost: set[int]) -> bool:
     """Whether the sample would have allowed accepting the images without those of the tasks `lost`."""
-    numbers = {task: number for number, image in enumerate(answers.images) for task in image.tasks}
+    numbers = {image.task: number for number, image in enumerate(answers.images)}
     gone = {numbers[task] for task in lost if task in numbers}
     allowed = decide(answers.plan(acceptance.alpha), acceptance.sample, [*acceptance.gone, *gone]).accepted
     return {numbers[task] for task in acceptance.accepted if task in numbers} - gone <= set(allowed.tolist())

@@ -1,7 +1,7 @@
 """Records a model's predictions for all images without a label, and draws the random order of the sample to label."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from random import SystemRandom
 from typing import Any
 
@@ -18,7 +18,7 @@ from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 
-MOST_TASKS = 20_000  # of a plan: each image is compared with each other
+MOST_TASKS = 20_000  # of a plan: each image is compared with each other, and its labels are read again and again
 MODEL_SECONDS = 60.0  # for the live model to load
 SEED_BITS = 53  # JSON readers of other languages keep such a number exactly
 
@@ -58,7 +58,7 @@ class Planner:
         tasks: list[int] = []
 
         def listed() -> Iterator[Json]:
-            for task in self._unlabeled_now(project):
+            for task in self._unlabeled_now(project, check):
                 if task["id"] in unlabeled:
                     tasks.append(task["id"])
                     yield {"id": task["id"], "data": task.get("data") or {}}
@@ -67,20 +67,30 @@ class Planner:
         answers = pool.images.answers(live.model, [unlabeled[task] for task in tasks])
         if tasks and not answers:
             raise Conflict("the model knows none of the labeling config's choices: start training first")
-        digests = [pool.shown(unlabeled[task])[1] for task in tasks]
-        return self._planned(live.name, alpha, _as_one(tasks, digests, groups, answers))
+        # Comparing takes a while, and only annotations that are made after the draw may count.
+        still = {task["id"] for task in self._unlabeled_now(project, check)}
+        numbers: dict[tuple[str, str], int] = {}
+        images = [
+            PlannedImage(
+                task, pool.shown(unlabeled[task])[1], *answer, numbers.setdefault((group, answer[0]), len(numbers))
+            )
+            for task, group, answer in zip(tasks, groups, answers, strict=True)
+            if group is not None and task in still
+        ]
+        return self._planned(live.name, alpha, images)
 
-    def _unlabeled_now(self, project: Project) -> Iterator[Json]:
-        """The tasks without an annotation, listed once more: every annotation that they get is made after the plan."""
+    def _unlabeled_now(self, project: Project, check: Callable[[], None]) -> Iterator[Json]:
+        """Lists the tasks without an annotation once more."""
         label_studio = self._connections.needed(self._projects.credentials(project.uid))
         for page, _ in task_pages(label_studio, project.id):
+            check()
             yield from (task for task in page if not annotations_of(task))
 
     def _planned(self, version: str, alpha: float, images: list[PlannedImage]) -> Answers:
         sample = first_sample(len(images), alpha)
         if not sample:
             raise Conflict(
-                f"can't make a plan: {len(images):,} different unlabeled images are too few for an error rate of "
+                f"can't make a plan: {len(images):,} unlabeled images are too few for an error rate of "
                 f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
         seed = self._dice.getrandbits(SEED_BITS)  # drawn after the predictions are fixed
@@ -91,20 +101,3 @@ class Planner:
                 f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
         return Answers(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
-
-
-def _as_one(
-    tasks: Sequence[int],
-    digests: Sequence[str],
-    groups: Sequence[str | None],
-    answers: Sequence[tuple[str, float]],
-) -> list[PlannedImage]:
-    """Near-duplicates with the same predicted choice as one image, which is as certain as the least certain of them."""
-    members: dict[tuple[str, str], list[int]] = {}
-    for row, (group, (answer, _)) in enumerate(zip(groups, answers, strict=True)):
-        if group is not None:
-            members.setdefault((group, answer), []).append(row)
-    return [
-        PlannedImage([tasks[row] for row in rows], digests[rows[0]], answer, min(answers[row][1] for row in rows))
-        for (_, answer), rows in members.items()
-    ]

@@ -44,7 +44,7 @@ def told_by(task: Json, tag: ImageChoices) -> Told:
 class Sample:
     """What the first images of a plan's order show.
 
-    An image counts as wrong if nobody can tell what it shows: its tasks were deleted, or a person skipped it.
+    An image counts as wrong if nobody can tell what it shows: its task was deleted, or a person skipped it.
     Leaving it out would favor the model, because such images are usually hard ones.
     """
 
@@ -53,8 +53,13 @@ class Sample:
     open: list[int]  # tasks to label until the next decision
     again: list[int]  # those of them that were labeled, but not by themselves
     lost: list[int]  # tasks that count as wrong since they were deleted or skipped
-    free: dict[int, list[int]] = field(repr=False)  # the tasks without annotations of each accepted image
     gone: list[int] = field(repr=False)  # positions of images that can no longer be accepted
+
+    @property
+    def accepted(self) -> list[int]:
+        """Positions of the images whose predictions may be accepted."""
+        found: list[int] = self.decision.accepted.tolist()
+        return found
 
     @property
     def hopeless(self) -> bool:
@@ -72,36 +77,37 @@ def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
         if right is None:
             break
         wrong.append(not right)
-    gone = [number for number, image in enumerate(answers.images) if not _free_tasks(image, told)]
+    # People have seen that these predictions are wrong, so they are probably wrong for near-duplicates, too.
+    doubted = {image.group for image in images if _is_contradicted(image, told)}
+    gone = [
+        number
+        for number, image in enumerate(answers.images)
+        if _told(image, told).state != "free" or image.group in doubted
+    ]
     decision = decide(plan, wrong, gone)
     left = len(images) - len(wrong)
     # A decision after all images would accept none: then no labels can show that the guarantee holds.
     coming = [] if decision.more >= left else images[len(wrong) : len(wrong) + decision.more]
-    asked = [_shown(image, told) for image in coming if _is_right(image, told) is None]
-    lost = [_shown(image, told) for image in images[: len(wrong)] if _state(image, told) != "labeled"]
+    asked = [image for image in coming if _is_right(image, told) is None]
     return Sample(
         wrong,
         decision,
-        asked,
-        [task for task in asked if _told(task, told).state == "other"],
-        lost,
-        {number: _free_tasks(answers.images[number], told) for number in decision.accepted.tolist()},
+        [image.task for image in asked],
+        [image.task for image in asked if _told(image, told).state == "other"],
+        [image.task for image in images[: len(wrong)] if _told(image, told).state != "labeled"],
         gone,
     )
 
 
 def accepted_by_choice(answers: Answers, sample: Sample) -> Counter[str]:
-    """How many tasks would get each choice."""
-    labels: Counter[str] = Counter()
-    for number, tasks in sample.free.items():
-        labels[answers.images[number].answer] += len(tasks)
-    return labels
+    """How many images would get each choice."""
+    return Counter(answers.images[number].answer for number in sample.accepted)
 
 
-def examples(answers: Answers, sample: Sample) -> dict[int, PlannedImage]:
-    """Some of the images whose predictions would be accepted, by one of their tasks; the plan's order is random."""
-    numbers = islice((number for number in answers.order if number in sample.free), EXAMPLES)
-    return {sample.free[number][0]: answers.images[number] for number in numbers}
+def examples(answers: Answers, sample: Sample) -> list[PlannedImage]:
+    """Some of the images whose predictions would be accepted; the plan's order is random."""
+    accepted = set(sample.accepted)
+    return [answers.images[number] for number in islice(filter(accepted.__contains__, answers.order), EXAMPLES)]
 
 
 def reach(answers: Answers, told: Mapping[int, Told]) -> int:
@@ -111,31 +117,21 @@ def reach(answers: Answers, told: Mapping[int, Told]) -> int:
     return next((look.labels for look in answers.looks if look.labels > labeled), labeled)
 
 
-def _told(task: int, told: Mapping[int, Told]) -> Told:
-    return told.get(task, Told("free"))
+def _told(image: PlannedImage, told: Mapping[int, Told]) -> Told:
+    return told.get(image.task, Told("free"))
 
 
-def _shown(image: PlannedImage, told: Mapping[int, Told]) -> int:
-    """The task that a person labels: the first one that still exists."""
-    return next((task for task in image.tasks if _told(task, told).state != "deleted"), image.tasks[0])
-
-
-def _state(image: PlannedImage, told: Mapping[int, Told]) -> TaskState:
-    return _told(_shown(image, told), told).state
+def _is_contradicted(image: PlannedImage, told: Mapping[int, Told]) -> bool:
+    """Whether people looked at the image and saw something else, or nothing that they could name."""
+    return _told(image, told).state != "deleted" and _is_right(image, told) is False
 
 
 def _is_right(image: PlannedImage, told: Mapping[int, Told]) -> bool | None:
-    """Whether the sample shows the prediction to be right; None if the image isn't labeled yet."""
-    match _state(image, told):
+    """Whether people's labels show the prediction to be right; None if the image isn't labeled yet."""
+    found = _told(image, told)
+    match found.state:
         case "labeled":
-            return _told(_shown(image, told), told).choice == image.answer
+            return found.choice == image.answer
         case "skipped" | "deleted":
             return False
     return None
-
-
-def _free_tasks(image: PlannedImage, told: Mapping[int, Told]) -> list[int]:
-    """The image's tasks that can be labeled; none if someone has labeled one of them in the meantime."""
-    states = {task: _told(task, told).state for task in image.tasks}
-    free = [task for task, state in states.items() if state == "free"]
-    return free if set(states.values()) <= {"free", "deleted"} else []

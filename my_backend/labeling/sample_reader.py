@@ -66,7 +66,7 @@ class SampleReader:
         """Reads all planned tasks, or those that the next decision needs. Raises LabelStudioError and Conflict."""
         known, answers, label_studio = self._of(acceptance), self._store.answers(acceptance), self.label_studio(project)
         images = answers.order if everything else answers.order[: reach(answers, known.told)]
-        tasks = [task for number in images for task in answers.images[number].tasks]
+        tasks = [answers.images[number].task for number in images]
         found: dict[int, Told] = {}
         for page in tasks_by_id(label_studio, project.id, tasks):
             check()

@@ -193,6 +193,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_s
 NOTHING: dict[str, Any] = {
     "state": "ready", "error": None, "tasks": 5, "collected": 5, "unreadable": 0, "labeled": 2, "unlabeled": 3,
     "multiple": False, "choices": ["7", *(f"Kind {n}" for n in range(60))], "model_version": "untrained", "images": [],
+    "plan": None,
 }  # fmt: skip
 
 
@@ -257,6 +258,35 @@ def test_queue_labels_copies_with_their_image_unless_kept_apart(browser: Browser
         assert [one["tasks"] for one in sent[0]["labels"]] == [[1, 5, 6, 2]]
         expect(page.locator("#pause-title")).to_have_text("No image to label right now")
         assert sorted(asked[-1]) == [1, 2, 5, 6], "the copy that was kept apart comes on its own"
+
+
+def test_predictions_loaded_before_a_plan_are_not_shown(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=1)
+    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
+    plan: str | None = None
+
+    def answer(route: Route) -> None:
+        without = route.request.post_data_json["without"]
+        hidden = {"withheld": True} if plan else {"proposal": "7", "probabilities": {"7": 1.0}}
+        images = [image(task, "1" * 64, **hidden) for task in range(1, 7) if task not in without]
+        route.fulfill(json=NOTHING | {"plan": plan, "images": images})
+
+    with opened(browser, site.backend.url) as page:
+        page.route("**/api/labeling/queue", answer)
+        for kind in ("pictures", "images"):
+            page.route(f"**/{kind}/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        page.goto(url(site))
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
+        expect(page.locator("#withheld")).to_be_hidden()
+        plan = "20261129T000000.000000-abcdef"
+        with page.expect_response("**/api/labeling/queue"):  # with less than three images left, the page asks for more
+            for _ in range(4):
+                expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
+                page.keyboard.press("s")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 5")
+        page.keyboard.press("s")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 6")
+        expect(page.locator("#withheld")).to_be_visible()
 
 
 def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(

@@ -67,7 +67,7 @@ def fill(projects: Projects, uid: str) -> Path:
 
 
 def image(task: int) -> PlannedImage:
-    return PlannedImage([task], DIGEST, "Cat", 0.9)
+    return PlannedImage(task, DIGEST, "Cat", 0.9, task)
 
 
 # By their paths in the project's folder; `*` for names that are made up anew.

@@ -66,14 +66,11 @@ class SampleLabels(Answer):
 class Acceptable(Answer):
     """What would be accepted now."""
 
-    images: int
-    """The number of images; near-duplicates are one image."""
-
     tasks: int
     """The number of tasks."""
 
     share: float
-    """These images as a share of all planned images (0 to 1)."""
+    """These tasks as a share of all planned tasks (0 to 1)."""
 
     checked: int
     """The number of labels in the sample for images whose predictions are as certain as these."""
@@ -143,9 +140,6 @@ class Accepting(Answer):
     collected: int
     """How many of these tasks have been read."""
 
-    images: int
-    """The number of planned images; 0 while `preparing`."""
-
     sample: SampleLabels | None
     """The random sample that people label."""
 
@@ -167,7 +161,7 @@ class Accepting(Answer):
 
 NOTHING: Json = dict.fromkeys(
     ("error", "plan", "percent", "version", "created_at", "sample", "acceptable", "run", "audit")
-) | {"status": "none", "tasks": 0, "collected": 0, "images": 0}
+) | {"status": "none", "tasks": 0, "collected": 0}
 
 
 class AcceptEndpoints:
@@ -236,7 +230,7 @@ class AcceptEndpoints:
 def state_of(found: State, counts: dict[str, int]) -> Json:
     """A plan as the endpoint and the command line show it; `counts` are those of the project's pool."""
     acceptance, answers, sample = found.acceptance, found.answers, found.sample
-    tasks = sum(len(image.tasks) for image in answers.images) if answers else counts["tasks"]
+    tasks = len(answers.images) if answers else counts["tasks"]
     return {
         "status": found.status,
         "error": found.error or None,
@@ -246,9 +240,8 @@ def state_of(found: State, counts: dict[str, int]) -> Json:
         "created_at": acceptance.created,
         "tasks": tasks,
         "collected": tasks if answers else counts["collected"],
-        "images": len(answers.images) if answers else 0,
         "sample": _sample(sample) if sample else None,
-        "acceptable": _acceptable(answers, sample) if answers and sample and sample.free else None,
+        "acceptable": _acceptable(answers, sample) if answers and sample and sample.accepted else None,
         "run": described(found.run) if found.run else None,
         "audit": _audit(found.checks) if found.checks else None,
     }
@@ -273,13 +266,12 @@ def _sample(sample: Sample) -> Json:
 def _acceptable(answers: Answers, sample: Sample) -> Json:
     labels = accepted_by_choice(answers, sample)
     return {
-        "images": len(sample.free),
         "tasks": labels.total(),
-        "share": len(sample.free) / len(answers.images),
+        "share": labels.total() / len(answers.images),
         "checked": sample.decision.checked,
         "wrong": sample.decision.wrong,
         "labels": dict(labels.most_common()),
-        "examples": [_planned(task, image) for task, image in examples(answers, sample).items()],
+        "examples": [_planned(image) for image in examples(answers, sample)],
     }
 
 
@@ -292,9 +284,14 @@ def _audit(checks: Checks) -> Json:
         "high": checks.bounds.high,
         "contradicted": checks.contradicted,
         "overtaken": checks.overtaken,
-        "next": [_planned(task, image) for task, image in checks.next.items()],
+        "next": [_planned(image) for image in checks.next],
     }
 
 
-def _planned(task: int, image: PlannedImage) -> Json:
-    return {"task": task, "digest": image.digest, "label": image.answer, "confidence": round(image.probability, 4)}
+def _planned(image: PlannedImage) -> Json:
+    return {
+        "task": image.task,
+        "digest": image.digest,
+        "label": image.answer,
+        "confidence": round(image.probability, 4),
+    }

@@ -129,6 +129,9 @@ class Queue(ProjectImages):
     multiple: bool
     """Whether the labeling config allows several choices for an image."""
 
+    plan: str | None
+    """The id of the plan whose tasks are shown without predictions; null if there is none."""
+
     images: list[QueuedImage]
     """The images, in the order in which to label them."""
 
@@ -226,10 +229,11 @@ class LabelingEndpoints:
         """Images to label next, one by one; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
-        sampled = self._plans.sampled(project.uid)
+        plan, sampled = self._plans.newest(project.uid), self._plans.sampled(project.uid)
         return {
             **project_images(self._serving, project, found),
             "multiple": found.tag.multiple,
+            "plan": plan.id if plan and plan.waits_for_labels else None,
             "images": [_described_image(image, found, found.pool, sampled) for image in images if found.pool],
         }
 

@@ -23,7 +23,6 @@ class AcceptView:
     percent: int = 0
     version: str = ""
     tasks: int = 0
-    images: int = 0
     collected: int = 0
     plan: str = ""  # its id
     sample: Sample | None = None
@@ -60,32 +59,34 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         )
     answers, sample, checks = state.answers, state.sample, state.checks
 
-    def tiles(tasks: Iterable[int]) -> list[Tile]:
-        return [_tile(task, answers.by_task[task], tasks_url) for task in tasks]
+    def tiles(images: Iterable[PlannedImage]) -> list[Tile]:
+        return [_tile(image, tasks_url) for image in images]
 
-    check = next(iter(checks.next), 0) if checks else 0
+    def of_tasks(tasks: Iterable[int]) -> list[Tile]:
+        return tiles(answers.by_task[task] for task in tasks)
+
+    check = checks.next[0] if checks and checks.next else None
     return AcceptView(
         automatic,
         state.status,
         state.error,
         percent,
         answers.version.partition("-")[0],
-        tasks=sum(len(image.tasks) for image in answers.images),
-        images=len(answers.images),
+        tasks=len(answers.images),
         plan=state.acceptance.id,
         sample=sample,
         # Without a link: Label Studio would show the model's prediction.
-        coming=[replace(tile, link="") for tile in tiles(sample.open[:SHOWN])] if sample else [],
-        again=tiles(sample.again[:SHOWN]) if sample else [],
+        coming=[replace(tile, link="") for tile in of_tasks(sample.open[:SHOWN])] if sample else [],
+        again=of_tasks(sample.again[:SHOWN]) if sample else [],
         labels=dict(accepted_by_choice(answers, sample).most_common()) if sample else {},
         examples=tiles(examples(answers, sample)) if sample else [],
         run=state.run,
         checks=checks,
         to_check=tiles([check])[0] if check else None,
-        task_to_check=check,
+        task_to_check=check.task if check else 0,
     )
 
 
-def _tile(task: int, image: PlannedImage, tasks_url: str) -> Tile:
-    link = task_link(tasks_url, str(task))
-    return Tile(f"task {task}", image.digest, link, (image.answer,), image.probability)
+def _tile(image: PlannedImage, tasks_url: str) -> Tile:
+    link = task_link(tasks_url, str(image.task))
+    return Tile(f"task {image.task}", image.digest, link, (image.answer,), image.probability)

@@ -458,7 +458,7 @@ def _unlabeled_many(world: World) -> None:
 def _answers() -> Answers:
     sample = first_sample(PLANNED, ALPHA)
     plan = make_plan(np.full(PLANNED, 0.999), ALPHA, sample, 1)
-    images = [PlannedImage([number], f"{number:064}", "Cat", 0.999) for number in range(1, PLANNED + 1)]
+    images = [PlannedImage(number, f"{number:064}", "Cat", 0.999, number) for number in range(1, PLANNED + 1)]
     return Answers("v1", 1, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 

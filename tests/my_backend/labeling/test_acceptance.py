@@ -20,7 +20,7 @@ def answers_of(tasks: Sequence[int] = range(200), seed: int = 3) -> Answers:
     probabilities = np.linspace(0.95, 1, len(tasks))
     plan = make_plan(probabilities, 0.05, 80, seed)
     sure = probabilities.tolist()
-    units = [PlannedImage([task], "0" * 64, "Cat", sure[number]) for number, task in enumerate(tasks)]
+    units = [PlannedImage(task, "0" * 64, "Cat", sure[number], number) for number, task in enumerate(tasks)]
     return Answers("v1", seed, units, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 

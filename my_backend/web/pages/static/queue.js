@@ -47,10 +47,11 @@ export function labelOneByOne(place) {
     return { project, tasks: only, without: [...new Set([...there, ...given(), ...aside])], most: AHEAD };
   }
 
-  // Drops predictions of a former model, except for images that the person has already seen.
+  // Drops predictions of a former model, and those of before a plan, except for images that the person has already seen.
   function take(said, waiting, before) {
     said.given = arrived;
-    const kept = before && before.model_version !== said.model_version ? waiting.filter(({ isSeen }) => isSeen) : waiting;
+    const isSame = !before || (before.model_version === said.model_version && before.plan === said.plan);
+    const kept = isSame ? waiting : waiting.filter(({ isSeen }) => isSeen);
     return [...kept, ...said.images.slice(0, Math.max(AHEAD - kept.length, 0)).map((image) => makeItem(project, image))];
   }
 

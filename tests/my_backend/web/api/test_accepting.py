@@ -123,7 +123,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     labels.annotate(7, "Dog")
     assert state(client)["status"] == "none"
     now = sampling(client)
-    assert (now["status"], now["percent"], now["tasks"], now["images"]) == ("sampling", 5, 299, 299)
+    assert (now["status"], now["percent"], now["tasks"]) == ("sampling", 5, 299)
     assert now["version"].startswith("v1-")
     sample = now["sample"]
     assert (sample["labeled"], sample["wrong"], sample["possible"], now["acceptable"]) == (0, 0, True, None)
@@ -137,7 +137,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     now = label_sample_of(client, labels)
     found = now["acceptable"]
     left = 299 - more
-    assert (found["images"], found["tasks"], found["labels"]) == (left, left, {"Cat": left})
+    assert (found["tasks"], found["labels"]) == (left, {"Cat": left})
     assert (found["checked"], found["wrong"], found["share"]) == (more, 0, left / 299)
     assert {one["task"] for one in found["examples"]}.isdisjoint(sample["left"])
     assert {one["label"] for one in found["examples"]} == {"Cat"}
@@ -171,7 +171,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     now = reached(client, lambda now: now["run"]["status"] == "finished")
     assert (now["status"], now["run"]["undone"], now["audit"]) == ("undone", left, None)
     assert json.dumps(labels.choices()) == before
-    assert sampling(client)["images"] == left, "a new plan is for what is left"
+    assert sampling(client)["tasks"] == left, "a new plan is for what is left"
 
 
 def label_sample_of(client: Client, labels: FakeLabels) -> Any:
@@ -496,14 +496,32 @@ def test_answers_stay_fixed_while_the_model_learns(
     assert (now["version"], set(now["acceptable"]["labels"])) == (version, {"Cat"})
 
 
-def test_near_duplicates_get_one_label(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+def test_near_duplicates_are_planned_one_by_one(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
     script.set(learn="Cat", alike=[1, 2, 3], unsure=[1])
-    now = sampling(client)
-    assert (now["tasks"], now["images"]) == (TASKS, TASKS - 2)
-    now = label_sample_of(client, label_studio.labels)
+    assert sampling(client)["tasks"] == TASKS
+    label_sample_of(client, label_studio.labels)
     [answers] = client.backend.acceptor.store._answers.values()
-    [alike] = [image for image in answers.images if len(image.tasks) > 1]
-    assert (alike.tasks, alike.probability) == ([1, 2, 3], 0.6)
+    alike = [answers.by_task[task] for task in (1, 2, 3)]
+    assert len({image.group for image in answers.images}) == TASKS - 2
+    assert len({image.group for image in alike}) == 1
+    assert sorted(image.probability for image in alike) == [0.6, 0.999, 0.999]
+
+
+def test_labels_given_while_the_plan_is_prepared_do_not_count_and_predictions_are_hidden(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    script.block("near_duplicates", learn="Cat")
+    ask(client, "plan", percent=5)
+    assert eventually(lambda: script.calls("near_duplicates"))
+    queued = client.post("/api/labeling/queue", {"project": 7, "most": 50})["images"]
+    assert [image["withheld"] for image in queued] == [True] * len(queued)
+    for task in range(1, 101):
+        label_studio.labels.annotate(task, "Cat")
+    script.release()
+
+    now = reached(client, lambda now: now["sample"])
+
+    assert (now["tasks"], now["sample"]["labeled"]) == (TASKS - 100, 0)
 
 
 def test_plan_survives_a_crash_at_every_step(
@@ -589,10 +607,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     assert "there is no trained model yet" in reached(client, lambda now: now["error"])["error"]
     script.set(learn="Cat")
     client.train()
-    assert (
-        "20 different unlabeled images are too few"
-        in reached(client, lambda now: "different" in (now["error"] or ""))["error"]
-    )
+    assert "20 unlabeled images are too few" in reached(client, lambda now: "too few" in (now["error"] or ""))["error"]
     ask(client, "plan", percent=2)  # no sample is lost
     several = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
     client.backend.projects.remember("8.1", label_config=several)
@@ -638,4 +653,4 @@ def test_tasks_being_written_by_another_run_are_not_planned(
     body = {"project": 7, "labels": [{"label": "Dog", "tasks": [1, 2]}]}
     run = client.post("/api/labeling/runs", body, 202)["run"]
     assert eventually(lambda: client.get(f"/api/labeling/runs/{run}")["error"])
-    assert sampling(client)["images"] == TASKS - 2
+    assert sampling(client)["tasks"] == TASKS - 2
