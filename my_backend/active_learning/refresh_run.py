@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from my_backend.active_learning.stored_predictions import StoredPredictions
-from my_backend.errors import LabelStudioError
+from my_backend.errors import LabelStudioDown, LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.project import Project
@@ -22,6 +22,7 @@ BATCH_TASKS = 20
 ORDERED_TASKS = 10_000  # bounds how long a version's order takes; the next version may get other tasks
 ORDERED_BYTES = 50_000_000  # of their data: a URL may contain a whole image
 GIVE_UP_AFTER = 100  # tasks in a row without a prediction: the next ones' images are probably missing too
+TRIES = 3  # for each prediction that Label Studio can't take at the moment
 REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single one may be for a deleted task
 
 Json = dict[str, Any]
@@ -54,6 +55,7 @@ class Run:
         self._began = False
         self._left: set[int] = set()  # tasks without a prediction after an attempt
         self._in_vain = 0  # how many of these in a row
+        self._failed: Counter[int] = Counter()  # attempts to store each task's prediction
         self.order = read_order(project.folder)  # of an earlier run, until this one has its own
         self.done = 0
         self.finished = False
@@ -102,7 +104,11 @@ class Run:
                 if refused >= REFUSED_AT_ONCE:
                     raise
                 log.info("project %s: task %s: %s", self._project.uid, task["id"], error)
-                self._left.add(task["id"])
+                self._failed[task["id"]] += 1
+                if isinstance(error, LabelStudioDown) and self._failed[task["id"]] < TRIES:
+                    self._waiting.append(task["id"])
+                else:
+                    self._left.add(task["id"])
             else:
                 stored, refused, self._in_vain = stored + 1, 0, 0
         self.done += stored

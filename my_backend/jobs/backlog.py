@@ -126,12 +126,13 @@ class Backlog(Background):
             return _Waiting(lacks, due=0.0)  # at the next look: a request may be storing it right now
         if time.monotonic() < before.due:
             return before
-        if any(job.unfinished or job.status == "canceled" for job in self._store.newest(project.uid, 1)):
+        kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
+        newest = self._store.newest(project.uid, 1, (kind,))
+        if self._store.unfinished(project.uid) or any(job.status == "canceled" for job in newest):
             return before  # someone who cancels a training run doesn't want another one
         if self._lacks(project.uid) != lacks:
             return before  # a job that has just ended may have learned it
         if lacks != {IMAGES} or self._can_read_images(project):
-            kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
             is_update = any(one.startswith(ALL_LABELS) for one in lacks)
             cause = (
                 "updates since the last training run on all labels" if is_update else "changes not yet used in training"

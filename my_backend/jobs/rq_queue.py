@@ -248,11 +248,7 @@ class RqQueue(Background):
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         with self._store.changing():
-            unread = [
-                job
-                for job in self._store.unfinished(project, (kind,))
-                if job.status == "queued" or not job.annotations_read
-            ]
+            unread = [job for job in self._store.unfinished(project, (kind,)) if self._store.will_read(job)]
             # A waiting job will read annotations that a running one no longer reads.
             job = next((job for job in unread if job.status == "queued"), unread[0] if unread else None)
             if job is None:

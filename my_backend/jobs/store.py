@@ -19,7 +19,7 @@ from my_backend.settings import Settings
 
 JOBS_FOLDER = "jobs"  # in a project's folder
 WORK_FOLDER = "work"
-KEPT_JOBS = 50  # records of ended jobs, per project
+KEPT_JOBS = 50  # records of ended jobs, per project and kind
 REMEMBERED_JOBS = 100_000
 
 _JOB = TypeAdapter(Job)
@@ -160,6 +160,10 @@ class JobStore:
         """Returns whether the job was canceled, or deleted with its project."""
         return self._cancel_marker(job).exists() or not self.has(job)
 
+    def will_read(self, job: Job) -> bool:
+        """Returns whether an unfinished job will still read annotations, so that later ones need no other job."""
+        return job.status == "queued" or not (job.annotations_read or self.cancel_requested(job))
+
     def has(self, job: Job) -> bool:
         return self._path(job.project, job.id).exists()
 
@@ -198,9 +202,9 @@ class JobStore:
         return PROJECT_FILE not in names and JOBS_FOLDER not in names
 
     def thin_out(self, project: str) -> None:
-        """Removes the records of all but the newest ended jobs."""
-        for kinds in (KINDS, (EMBED,)):
-            finished = [job for job in self._read(self._files(project, kinds)) if not job.unfinished]
+        """Removes the records of all but the newest ended jobs of each kind: there are far more corrections."""
+        for kind in (*KINDS, EMBED):
+            finished = [job for job in self._read(self._files(project, (kind,))) if not job.unfinished]
             for job in finished[:-KEPT_JOBS]:
                 self._path(project, job.id).unlink(missing_ok=True)
 

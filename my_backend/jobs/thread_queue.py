@@ -67,7 +67,7 @@ class ThreadQueue:
             if waiting:
                 return waiting
             running = self._running[kind]
-            if running and running.job.project == project and not running.job.annotations_read:
+            if running and running.job.project == project and self._store.will_read(running.job):
                 return running.job
             job = new_job(project, kind, cause)
             self._store.add(job)
@@ -109,7 +109,11 @@ class ThreadQueue:
     def _work_on(self, running: RunningJob) -> dict[str, Any]:
         with self._lock:
             self._running[running.job.kind] = running
-        return self._work(running)
+        try:
+            return self._work(running)
+        finally:  # it may have failed before it read the annotations: then the next one reads them
+            with self._lock:
+                self._running[running.job.kind] = None
 
     def _is_stopping(self) -> bool:
         return self._stopping

@@ -14,7 +14,7 @@ from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version
 
-WATCHED_JOBS = 10  # the newest of each project
+WATCHED_JOBS = 10  # the newest of each project, of each kind
 
 
 class Trainings:
@@ -34,9 +34,9 @@ class Trainings:
                 yield from self._unchanged(self._store.folder(project.uid), partial(self._of, project))
 
     def _of(self, project: Project) -> list[Notice]:
-        jobs = self._store.newest(project.uid, WATCHED_JOBS)[::-1]
-        trainings = [job for job in jobs if job.kind == "full"]
-        corrections = [job for job in jobs if job.kind == "head" and not job.unfinished][-1:]
+        trainings = self._store.newest(project.uid, WATCHED_JOBS, ("full",))[::-1]
+        newest = self._store.newest(project.uid, WATCHED_JOBS, ("head",))
+        corrections = [job for job in newest if not job.unfinished][:1]
         return [notice for job in [*trainings, *corrections] for notice in self._about(project, job)]
 
     def _about(self, project: Project, job: Job) -> Iterator[Notice]:

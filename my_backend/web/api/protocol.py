@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from flask import request
 from pydantic import BaseModel, ConfigDict, Field
 
 from label_studio_format.labeling_config import parse_label_config
@@ -21,7 +20,7 @@ from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
 from my_backend.web.bodies import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project, remember_project
-from my_backend.web.middleware.auth import is_known
+from my_backend.web.middleware.auth import is_known, requested_host
 from safe_http.redaction import said
 
 # Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.
@@ -74,7 +73,7 @@ class ProtocolEndpoints:
         """Stores the project and its labeling config; returns the live version."""
         self._projects.notice_deletion(body.project)
         remember_project(self._projects, body.project, label_config=body.label_config or None)
-        self._backend.webhook_password.called(body.project, request.host)
+        self._backend.webhook_password.called(body.project, requested_host())
         if is_known(self._backend.settings) and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}

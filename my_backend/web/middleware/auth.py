@@ -69,7 +69,7 @@ def guard(
             return None
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
-        if origin is None or origin.partition("://")[2] != _host():
+        if origin is None or origin.partition("://")[2] != requested_host():
             return refusal(f"requests from other sites' pages ({(origin or 'unknown')[:100]}) are refused"), 403
         return (refusal(_name_refused()), 403) if anyones_page() else None
 
@@ -84,7 +84,7 @@ def guard(
         return refusing_page(said) if wants_page() else (refusal(said), 403)
 
     def anyones_page() -> bool:
-        return basic_auth is None and _anyone_may_own(_host())
+        return basic_auth is None and _anyone_may_own(requested_host())
 
 
 def is_forwarded() -> bool:
@@ -123,7 +123,7 @@ def is_from_this_machine() -> bool:
     """
     peer = request.remote_addr or ""
     direct = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0" and not is_forwarded()
-    host = _host()
+    host = requested_host()
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     return direct and _is_loopback(peer) and _is_loopback(name)
 
@@ -138,13 +138,13 @@ def _is_loopback(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _host() -> str:
+def requested_host() -> str:
     """The host as the browser names it: werkzeug's `request.host` is empty if the name has an underscore."""
     return request.headers.get("Host", "").removesuffix(":80")
 
 
 def _name_refused() -> str:
-    said = f"no password is set, so requests for a public host name such as {_host()[:100]} are refused"
+    said = f"no password is set, so requests for a public host name such as {requested_host()[:100]} are refused"
     return f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or use this machine's IP address"
 
 

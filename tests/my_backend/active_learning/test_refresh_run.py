@@ -18,6 +18,7 @@ from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
 from safe_http.session import SafeSession
 from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import Reply
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT
 
@@ -294,6 +295,24 @@ def test_single_refusal_is_passed_over_and_several_are_an_error(renewed: Renewed
     tasks = [renewed.tasks.add((OLD, number / 10)) for number in range(6)]
     renewed.tasks.refused = {tasks[0]}
     assert renewed.to_the_end() == tasks[1:]
+
+
+@pytest.mark.parametrize(("failures", "at_last"), [(2, True), (3, False)])
+def test_prediction_is_tried_again_if_label_studio_fails_for_a_moment(
+    renewed: Renewed, monkeypatch: pytest.MonkeyPatch, failures: int, at_last: bool
+) -> None:
+    tasks = [renewed.tasks.add() for _ in range(3)]
+    change, failed = renewed.tasks.change, 0
+
+    def fail(method: str, path: str, body: Any) -> Reply:
+        nonlocal failed
+        if body["task"] == tasks[1] and failed < failures:
+            failed += 1
+            return Reply(502, b"<html>Bad Gateway</html>")
+        return change(method, path, body)
+
+    monkeypatch.setattr(renewed.tasks, "change", fail)
+    assert renewed.to_the_end() == [tasks[0], tasks[2], *([tasks[1]] if at_last else [])]
 
 
 def test_label_studio_that_takes_nothing_is_an_error(renewed: Renewed) -> None:

@@ -223,6 +223,21 @@ def test_canceled_training_is_not_started_again(watched: Watched, monkeypatch: p
     assert watched.look(3) == []
 
 
+def test_canceled_full_training_is_not_started_again_although_corrections_came_meanwhile(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_annotations(watched.projects, UID, [{"id": 1}])
+    assert watched.look() == ["full"]
+    [full] = watched.store.unfinished()
+    watched.store.save(replace(new_job(UID, "head", ""), created=full.created + 1, status="finished"))
+    assert watched.look(3) == [], "it is still running"
+    watched.end("canceled")
+    now = time.monotonic() + FIRST_PAUSE
+    monkeypatch.setattr(backlog_module.time, "monotonic", lambda: now)
+
+    assert watched.look(3) == []
+
+
 def test_first_guess_is_left_to_people_too(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "projects")
     Versions(watched.folder).publish({"first_guess": {"temperature": 1.0}}, watched.folder, cause="", choices=())

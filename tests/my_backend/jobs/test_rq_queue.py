@@ -36,6 +36,7 @@ from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 from testing.production import Redis
 from tests.my_backend.conftest import MakeSettings
+from tests.my_backend.jobs.conftest import submitted
 
 JOB = "head-20261126T000000-abcdef"
 SHELL = "subprocess.check_output"
@@ -227,6 +228,17 @@ def test_embedding_jobs_of_a_project_run_side_by_side_but_trainings_do_not(setti
     first, second = new_job("7.1", "full", "test"), new_job("7.1", "full", "test")
     with store.claimed(first), pytest.raises(InUse), store.claimed(second):
         pass
+
+
+def test_submit_after_the_cancel_of_a_job_that_still_reads_is_another_job(settings: Settings) -> None:
+    store = JobStore(settings.model_dir / "projects")
+    running = submitted(store, status="started")
+    queue = RqQueue(settings, store)
+    assert queue.submit("7.1", "head", "test").id == running.id
+
+    queue.cancel(running.id)
+
+    assert queue.submit("7.1", "head", "test").id != running.id
 
 
 # --- what servers say ---------------------------------------------------------------

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.record import EMBED, KINDS, new_job
+from my_backend.jobs.record import EMBED, KINDS, Kind, new_job
 from my_backend.jobs.store import KEPT_JOBS, JobStore
 from tests.my_backend.jobs.conftest import submitted
 
@@ -40,11 +40,12 @@ def test_lists_have_trainings_alone_unless_embedding_jobs_are_asked_for(store: J
     assert store.get(embedding.id) == embedding
 
 
-def test_ended_embedding_jobs_do_not_crowd_out_trainings(store: JobStore) -> None:
-    training = submitted(store, status="finished")
+@pytest.mark.parametrize("kind", ["head", EMBED])
+def test_ended_jobs_do_not_crowd_out_those_of_another_kind(store: JobStore, kind: Kind) -> None:
+    training = submitted(store, **{**vars(new_job("7.1", "full", "test")), "status": "finished"})
     for number in range(KEPT_JOBS + 3):
-        job = new_job("7.1", EMBED, "test")
+        job = new_job("7.1", kind, "test")
         submitted(store, **{**vars(job), "created": job.created + number, "status": "finished"})
     store.thin_out("7.1")
-    assert store.of_project("7.1") == [training]
-    assert len(store.newest("7.1", KEPT_JOBS + 3, (EMBED,))) == KEPT_JOBS
+    assert store.newest("7.1", 5, ("full",)) == [training]
+    assert len(store.newest("7.1", KEPT_JOBS + 3, (kind,))) == KEPT_JOBS

@@ -19,6 +19,8 @@ from my_backend.jobs.store import JobStore
 from my_backend.jobs.thread_queue import ThreadQueue
 from testing.waiting import eventually
 
+SECONDS = 30.0
+
 
 class Work:
     """Jobs that go from step to step as the test says."""
@@ -227,3 +229,47 @@ def test_job_is_refused_if_only_traces_of_its_project_are_left(
     with pytest.raises(NotFound, match=r"project 8\.1 was deleted"):
         start_queue(work).submit("8.1", "head", "test")
     assert not (tmp_path / "8.1" / "jobs").exists()
+
+
+def test_submit_after_the_cancel_of_a_job_that_still_reads_is_another_job(
+    queue: ThreadQueue, store: JobStore, work: Work
+) -> None:
+    running = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.started)
+    assert queue.submit("7.1", "full", "test").id == running.id
+
+    with queue._lock:  # so that the job hasn't noticed it yet
+        queue.cancel(running.id)
+        waiting = queue.submit("7.1", "full", "test")
+
+    work.release()
+    assert eventually(lambda: not (store.get(running.id).unfinished or store.get(waiting.id).unfinished))
+    assert (status(store, running), status(store, waiting)) == ("canceled", "finished")
+
+
+def test_submit_while_the_record_of_a_failed_job_is_written_is_another_job(
+    start_queue: StartQueue, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job failed before it had read the annotations."""
+    writing, may_write = threading.Event(), threading.Event()
+    keep = store.keep
+
+    def slow(job: Job, **options: Any) -> None:
+        if job.status == "failed":
+            writing.set()
+            may_write.wait(SECONDS)
+        keep(job, **options)
+
+    def fail(running: RunningJob) -> dict[str, Any]:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(store, "keep", slow)
+    queue = start_queue(fail)
+    failed = queue.submit("7.1", "full", "test")
+    assert writing.wait(SECONDS)
+
+    waiting = queue.submit("7.1", "full", "test")
+
+    may_write.set()
+    assert waiting.id != failed.id
+    assert eventually(lambda: status(store, waiting) == "failed")

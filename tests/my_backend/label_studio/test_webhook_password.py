@@ -36,22 +36,23 @@ def guarded(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.parametrize("host", [HOST, "ml_backend:9090"])  # Compose's names of services may have underscores
 def test_only_the_own_webhook_gets_it_and_keeps_its_other_headers(
-    guarded: Client, label_studio: FakeLabelStudio
+    guarded: Client, label_studio: FakeLabelStudio, host: str
 ) -> None:
     label_studio.backends = [
-        connection(f"http://{HOST}/"),
-        connection(f"http://{HOST}/other", user="somebody else"),
+        connection(f"http://{host}/"),
+        connection(f"http://{host}/other", user="somebody else"),
         connection("http://elsewhere.example:9090"),
     ]
     label_studio.webhooks = [
         webhook(1, "http://elsewhere.example:9090/webhook"),
-        webhook(2, f"http://{HOST}/webhook", **{"X-Mine": "kept", "Authorization": "Basic old"}),
-        webhook(3, f"http://{HOST}/other/webhook"),
-        webhook(4, f"http://{HOST}/webhook/deeper"),
-        webhook(5, f"http://{HOST}@elsewhere.example/webhook"),
+        webhook(2, f"http://{host}/webhook", **{"X-Mine": "kept", "Authorization": "Basic old"}),
+        webhook(3, f"http://{host}/other/webhook"),
+        webhook(4, f"http://{host}/webhook/deeper"),
+        webhook(5, f"http://{host}@elsewhere.example/webhook"),
     ]
-    guarded.post("/setup", SETUP, headers={**PASSWORD, "Host": HOST})
+    guarded.post("/setup", SETUP, headers={**PASSWORD, "Host": host})
 
     assert eventually(lambda: label_studio.patched)
     assert eventually(lambda: not remedies(guarded))

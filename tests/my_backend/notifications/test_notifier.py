@@ -2,13 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from my_backend import files
 from my_backend.diagnostics.lasting import LastingProblems
 from my_backend.diagnostics.problem import Problem
-from my_backend.jobs.store import JobStore
+from my_backend.jobs.record import new_job
+from my_backend.jobs.run import RunningJob, run_job
+from my_backend.jobs.store import KEPT_JOBS, JobStore
 from my_backend.notifications import outbox as outbox_module
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.notifier import Notifier
@@ -212,6 +215,22 @@ def test_failing_corrections_are_one_event_until_they_work(trainings: Trainings,
 
     submitted(store, PROJECT, id="head-3", created=3.0, status="finished", result={"versions": ["v1-20261120T133551"]})
     assert keys(trainings) == []
+
+
+def test_end_of_a_long_training_is_news_however_many_corrections_came_meanwhile(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    store = JobStore(tmp_path)
+    long = submitted(store, **vars(new_job(PROJECT, "full", "test")))
+    for number in range(KEPT_JOBS + 1):
+        submitted(store, PROJECT, created=long.created + 1 + number, status="finished")
+
+    def fail(running: RunningJob) -> dict[str, Any]:
+        raise RuntimeError("out of memory")
+
+    run_job(long, store, fail, lambda: False)
+
+    assert keys(trainings) == [f"{long.id} failed"]
 
 
 def test_training_that_was_canceled_or_whose_version_is_gone_is_no_news(trainings: Trainings, tmp_path: Path) -> None:
