@@ -27,13 +27,16 @@ IMAGES = "id,project,data"  # what tells a task's image
 Json = dict[str, Any]
 
 
-def tasks_by_id(label_studio: LabelStudio, project_id: int, ids: Sequence[int]) -> Iterator[list[Json]]:
+def tasks_by_id(
+    label_studio: LabelStudio, project_id: int, ids: Sequence[int], *, with_data: bool
+) -> Iterator[list[Json]]:
     """The tasks among `ids` that still exist, with their annotations, a page at a time. Raises LabelStudioError."""
+    fields = FIELDS if with_data else ANNOTATIONS
     for start in range(0, len(ids), IDS_AT_ONCE):
         wanted = list(ids[start : start + IDS_AT_ONCE])
         listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": wanted}
         filters: Json = {"conjunction": "and", "items": [listed]}
-        page = _page(label_studio, project_id, filters, IDS_AT_ONCE, ANNOTATIONS, ANSWER_BYTES)
+        page = _page(label_studio, project_id, filters, IDS_AT_ONCE, fields, ANSWER_BYTES)
         yield checked_page(page)[0]
 
 

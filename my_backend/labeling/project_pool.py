@@ -1,6 +1,7 @@
 """What is known about the tasks of a project: their images, and their labels including those being written."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from label_studio_format.annotations import annotations_of, label_of
+from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.errors import Conflict
 from my_backend.labeling.chosen import chosen_groups
@@ -21,6 +23,10 @@ from my_backend.serving.model_api import ModelAPI
 RECENT = 10  # groups whose exceptions are remembered
 REASONS = 3  # labeled images that are shown with an image to label
 LIKELY = 0.5  # the probability at which a choice is suggested if several are allowed, as in predictions
+READ_AGAIN = (
+    60.0,
+    3600.0,
+)  # seconds until unreadable images are read again; each pause is twice as long, up to an hour
 ARRANGED_AGAIN = 1.2  # the map is arranged again once there are this many times more images
 
 Json = dict[str, Any]
@@ -64,7 +70,10 @@ class ProjectPool:
         self._shown_by: list[int] = []  # task of each image number
         self._digests: list[str] = []
         self._waiting: dict[int, Json] = {}  # tasks whose images are to be read
+        self._addresses: dict[int, int] = {}  # task → hash of where its image is
         self._unreadable: set[int] = set()
+        self._pause = READ_AGAIN[0]
+        self._read_again_at = 0.0  # when unreadable images are read again (monotonic)
         self._labels: TaskLabels = {}
         self._random_order: list[int] = []  # of the tasks of the last complete listing
         self._expected = 0  # tasks, as far as the last page of a listing tells
@@ -76,8 +85,13 @@ class ProjectPool:
     # --- filling ------------------------------------------------------------
 
     def begin_listing(self) -> None:
-        """Forgets what an interrupted listing has noted."""
+        """Forgets what an interrupted listing has noted, and has unreadable images read again if it is time."""
         self._listed = (set(), {})
+        with self._lock:
+            if self._unreadable and time.monotonic() >= self._read_again_at:
+                for task in self._unreadable:
+                    self._addresses.pop(task, None)
+                self._pause = min(2 * self._pause, READ_AGAIN[1])
 
     def note_tasks(self, tasks: Sequence[Json], more: int) -> None:
         """Notes some of the project's tasks, as Label Studio has them now; it has so many more of them."""
@@ -88,9 +102,13 @@ class ProjectPool:
                 labels[task["id"]] = _joined(label_of(task, self.tag).choices)
         with self._lock:
             for task in tasks:
-                if task["id"] not in self._tasks:
+                data = task.get("data") or {}
+                address = hash(image_url(data, self.tag.field))
+                if self._addresses.get(task["id"]) != address:
+                    self._addresses[task["id"]] = address
                     self._tasks[task["id"]] = None
-                    self._waiting[task["id"]] = {"id": task["id"], "data": task.get("data") or {}}
+                    self._unreadable.discard(task["id"])
+                    self._waiting[task["id"]] = {"id": task["id"], "data": data}
             self._expected = len(ids) + more
             self._labels |= {task["id"]: labels[task["id"]] for task in tasks if task["id"] in labels}
 
@@ -100,9 +118,12 @@ class ProjectPool:
         if ids != set(self._random_order):
             self._random_order = in_random_order(self._uid, ids)
         with self._lock:
+            if not self._unreadable:
+                self._pause = READ_AGAIN[0]
             self._expected = 0
             for gone in self._tasks.keys() - ids:
                 del self._tasks[gone]
+                self._addresses.pop(gone, None)
                 self._waiting.pop(gone, None)
                 self._unreadable.discard(gone)
 
@@ -118,6 +139,7 @@ class ProjectPool:
                 self._waiting.pop(task["id"], None)
                 if digest is None:
                     self._unreadable.add(task["id"])
+                    self._read_again_at = time.monotonic() + self._pause
                     continue
                 if task["id"] in self._tasks:
                     self._tasks[task["id"]] = len(self._shown_by)

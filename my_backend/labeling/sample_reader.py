@@ -68,7 +68,8 @@ class SampleReader:
         images = answers.order if everything else answers.order[: reach(answers, known.told)]
         tasks = [answers.images[number].task for number in images]
         found: dict[int, Told] = {}
-        for page in tasks_by_id(label_studio, project.id, tasks):
+        # A task's own choices are in its data.
+        for page in tasks_by_id(label_studio, project.id, tasks, with_data=bool(tag.dynamic_field)):
             check()
             found |= {task["id"]: told_by(task, tag) for task in page}
         told = {**known.told, **{task: found.get(task, Told("deleted")) for task in tasks}}

@@ -108,7 +108,8 @@ class FakeLabels:
         if path == "/api/tasks/" and "review" in query:
             if asks_for_some(query):
                 return "some"
-            return "list" if "data" in query["include"][0].split(",") else "look"
+            first, *_ = json.loads(query["query"][0])["filters"]["items"]
+            return "look" if first["operator"] == "in_list" else "list"
         if path == "/api/dm/actions":
             return {"predictions_to_annotations": "annotate", "delete_tasks_annotations": "remove_all"}[query["id"][0]]
         if path == "/api/projects/7/import/predictions":

@@ -646,6 +646,19 @@ def test_stranger_with_a_token_accepts_and_undoes(start: Start, label_studio: Fa
     reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
 
 
+def test_choice_that_only_the_task_offers_counts_against_the_prediction(
+    client: Client, label_studio: FakeLabelStudio
+) -> None:
+    dynamic = LABEL_CONFIG.replace("<Choices ", '<Choices value="$options" ')
+    client.backend.projects.remember(PROJECT, label_config=dynamic)
+    for task in label_studio.labels.tasks.values():
+        task["data"]["options"] = ["Bird"]
+    for task in sampling(client)["sample"]["left"]:
+        label_studio.labels.annotate(task, "Bird")
+    now = reached(client, lambda now: now["sample"] and not now["sample"]["left"])
+    assert now["sample"]["wrong"] == now["sample"]["labeled"] > 0
+
+
 def test_tasks_being_written_by_another_run_are_not_planned(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
-from my_backend.labeling import pools, writer
+from my_backend.labeling import pools, project_pool, writer
 from my_backend.projects.project import Project
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -238,6 +238,28 @@ def test_new_tasks_appear_deleted_ones_go_and_unreadable_ones_are_counted(
     found = ready(client, 13)
     assert found["unreadable"] == 0
     assert [task for some in tasks_of(found) for task in some] == [2, *range(4, 16)]
+
+
+def test_image_that_could_not_be_read_is_tried_again_and_a_changed_one_is_read(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project_pool, "READ_AGAIN", (0.05, 0.1))
+    label_studio.labels.add(5)
+    script.set(unreadable=[3])
+    assert ready(client, 4)["unreadable"] == 1
+    script.set()
+    assert ready(client, 5)["unreadable"] == 0
+    label_studio.labels.tasks[2]["data"]["rank"] = 1
+    label_studio.labels.tasks[4]["data"]["image"] = "/data/other.png"
+    label_studio.labels.touch(4)
+
+    assert eventually(lambda: ask(client) and times_read(script, 4) == 2)
+    assert (ready(client, 5)["unreadable"], times_read(script, 2)) == (0, 1)
+    assert sorted(tasks_of(ask(client))[0]) == [1, 2, 3, 4, 5]
+
+
+def times_read(script: Script, task: int) -> int:
+    return sum(call["tasks"].count(task) for call in script.calls("add"))
 
 
 def test_another_network_reads_the_images_again(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
