@@ -43,8 +43,8 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     A ground truth decides. Otherwise each annotator's newest annotation is a vote, and the majority wins; if several
     choices are allowed, this applies to each choice. A tie gives no label. These are no votes: skipped (cancelled)
     annotations, annotations that a reviewer rejected, annotations that nobody has looked at if a person has made
-    another one, and choices that the labeling config no longer has. An empty annotation is a vote only if several
-    choices are allowed. Data in an unexpected format is ignored.
+    another one, and choices and tags that the labeling config no longer has. An empty annotation is a vote only if
+    several choices are allowed. Data in an unexpected format is ignored.
     """
     annotations = annotations_of(task)
     if not annotations:
@@ -59,14 +59,19 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     truths = [a for a in seen if a.get("ground_truth")]
     chosen = truths or _newest_by_annotator(seen)
     ticked = [_ticked(annotation, tag) for annotation in chosen]
-    if not tag.multiple and not any(ticked):
-        others = {name for annotation in chosen for name, choices in choices_regions(annotation) if choices}
-        return Label("other tag", other_tags=frozenset(others)) if others else Label("empty")
+    other_tags = [_used_instead(annotation, tag) for annotation in chosen]
+    if not any(ticked) and (all(other_tags) or not tag.multiple):
+        others = frozenset().union(*other_tags)
+        return Label("other tag", other_tags=others) if others else Label("empty")
     data = task.get("data")
     task_tag = tag.for_task(data if isinstance(data, dict) else {})
     known = [list(filter(None, map(task_tag.name_of, choices))) for choices in ticked]
     unknown = frozenset(_spelled(called) for choices in ticked for called in choices if not task_tag.name_of(called))
-    votes = [names for names, choices in zip(known, ticked, strict=True) if names or (tag.multiple and not choices)]
+    votes = [
+        names
+        for names, choices, others in zip(known, ticked, other_tags, strict=True)
+        if names or (tag.multiple and not choices and not others)
+    ]
     if not votes:
         return Label("unknown choice", unknown=unknown)
     label = _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
@@ -167,6 +172,19 @@ def _annotator(annotation: Json) -> str:
 def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
     """The selected choices of this tag as the annotation spells them; it may also have results of other tags."""
     return next((ticked for name, ticked in choices_regions(annotation) if name == tag.from_name), [])
+
+
+def _used_instead(annotation: Json, tag: ImageChoices) -> frozenset[str]:
+    """The names of the tags that the annotation has choices of instead of this one.
+
+    If several choices are allowed, an annotation that has only choices of the labeling config's other tags has none of
+    this one. So only tags that the labeling config doesn't have count, and only without a result of this tag.
+    """
+    regions = list(choices_regions(annotation))
+    used = frozenset(name for name, choices in regions if choices)
+    if not tag.multiple:
+        return used
+    return frozenset() if any(name == tag.from_name for name, _ in regions) else used - tag.other_tags
 
 
 def _list(value: Any) -> list[Any]:

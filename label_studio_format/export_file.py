@@ -55,7 +55,14 @@ def used_tags(tasks: Iterable[Json]) -> dict[str, ImageChoices]:
                 if any(path != deepest[: len(path)] for path in paths):
                     multiple.add(name)
     return {
-        name: ImageChoices(name, to_name="", field="", offered=tuple(choices), multiple=name in multiple)
+        name: ImageChoices(
+            name,
+            to_name="",
+            field="",
+            offered=tuple(choices),
+            multiple=name in multiple,
+            other_tags=frozenset(offered) - {name},
+        )
         for name, choices in offered.items()
     }
 

@@ -60,6 +60,7 @@ class ImageChoices:
     dynamic_field: str = ""  # the task field with dynamic choices
     type: ResultType = "choices"
     leaves_only: bool = False  # a choice that has others below it can't be chosen
+    other_tags: frozenset[str] = frozenset()  # the names of the labeling config's other Choices and Taxonomy tags
 
     @cached_property
     def _by_name(self) -> dict[str, Choice]:
@@ -215,7 +216,9 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
     if not any(name and (tag.get("value") or tag.get("valueList")) for name, tag in images.items()):
         return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
-    tags = [tag for name in RESULT_TYPES for tag in root.iter(name) if tag.get("toName") in images]
+    everywhere = [tag for name in RESULT_TYPES for tag in root.iter(name)]
+    names = {tag.get("name", "") for tag in everywhere}
+    tags = [tag for tag in everywhere if tag.get("toName") in images]
     if not tags:
         return LabelConfig(None, "The labeling config has no <Choices> or <Taxonomy> tag whose toName is an Image.")
     if choices_name:
@@ -229,7 +232,7 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
     for tag in tags:
         problem = _why_unusable(tag, images)
         if not problem:
-            return LabelConfig(_image_choices(tag, images))
+            return LabelConfig(_image_choices(tag, images, frozenset(names) - {tag.get("name")}))
         problems.append(f'<{tag.tag} name="{tag.get("name", "")[:100]}">: {problem}.')
     return LabelConfig(None, " ".join(problems[:5]))
 
@@ -252,7 +255,7 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
     return ""
 
 
-def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
+def _image_choices(tag: Element, images: Mapping[str, Element], other_tags: frozenset[str]) -> ImageChoices:
     to_name = tag.get("toName", "")
     is_taxonomy, leaves_only = tag.tag == "Taxonomy", _is_true(tag.get("leafsOnly"))
     offered = dict.fromkeys(_static(tag))
@@ -266,6 +269,7 @@ def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
         dynamic_field=tag.get("value", "").removeprefix("$"),
         type=RESULT_TYPES[tag.tag],
         leaves_only=leaves_only,
+        other_tags=other_tags,
     )
 
 

@@ -234,6 +234,31 @@ def test_where_several_may_be_ticked_each_choice_has_a_majority(annotations: lis
     assert label_of({"annotations": annotations}, MULTIPLE) == expected
 
 
+@pytest.mark.parametrize(
+    ("annotations", "expected", "with_other_in_config"),
+    [
+        ([{"result": [OTHER_TAG]}], Label("other tag", other_tags=frozenset(["other"])), used()),
+        ([{"result": [OTHER_TAG]}, said("Cat")], used("Cat"), Label("tie")),
+        (
+            [{"result": [OTHER_TAG]}, said("Bird")],
+            Label("unknown choice", unknown=frozenset(["Bird"])),
+            used(unknown=["Bird"]),
+        ),
+        ([{"result": [OTHER_TAG]}, {"result": []}], used(), used()),
+        ([{"result": [OTHER_TAG, *said([])["result"]]}], used(), used()),
+        ([{"result": [OTHER_TAG, *said("Cat")["result"]]}], used("Cat"), used("Cat")),
+        ([{"result": [{**OTHER_TAG, "value": {"choices": []}}]}], used(), used()),
+    ],
+)
+def test_choices_of_a_tag_that_is_gone_are_not_none_of_several(
+    annotations: list[Any], expected: Label, with_other_in_config: Label
+) -> None:
+    """A person who selects none of them may still select choices of the labeling config's other tags."""
+    assert label_of({"annotations": annotations}, MULTIPLE) == expected
+    known = replace(MULTIPLE, other_tags=frozenset(["other"]))
+    assert label_of({"annotations": annotations}, known) == with_other_in_config
+
+
 ODD: list[Any] = [None, True, 5, 1.5, "Cat", "", [], [5], [["Cat"]], [[[]]], {}, {"choices": ["Cat"]}, {"id": {}}]
 
 

@@ -53,6 +53,7 @@ def test_each_tag_is_found_by_its_name() -> None:
     tags = used_tags([annotated("Cat"), annotated("Sharp", tag="quality"), annotated("Dog")])
 
     assert {name: tag.choices for name, tag in tags.items()} == {"animal": ("Cat", "Dog"), "quality": ("Sharp",)}
+    assert tags["animal"].other_tags == {"quality"}
 
 
 # --- names --------------------------------------------------------------------

@@ -236,6 +236,12 @@ def test_of_several_tags_the_one_that_is_named_counts() -> None:
     assert "'third'" in parse_label_config(two, "third").problem
 
 
+def test_tag_knows_the_other_tags_that_annotations_may_have_choices_of() -> None:
+    several = SINGLE.format("first") + SINGLE.format("second") + '<Taxonomy name="t" toName="text"/>'
+
+    assert tag(several).other_tags == {"second", "t"}
+
+
 @pytest.mark.parametrize(("choice", "multiple"), [("single", False), ("single-radio", False), ("multiple", True)])
 def test_config_says_whether_several_may_be_ticked(choice: str, multiple: bool) -> None:
     assert tag(f'<Choices name="c" toName="i" choice="{choice}"><Choice value="A"/></Choices>').multiple is multiple
