@@ -5,7 +5,7 @@ A `Taxonomy` tag is read like a `Choices` tag with nested choices; only its resu
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -41,6 +41,11 @@ class Choice:
     also_called: tuple[str, ...] = ()  # the value if there is an alias, and predicted_values
 
     @property
+    def folded(self) -> set[str]:
+        """What it is called, without the names above it, if case is ignored."""
+        return {called.casefold() for called in (self.path[-1], *self.also_called)}
+
+    @property
     def cost(self) -> int:
         """Approximate memory in bytes: a record for each name, and the characters twice."""
         characters = sum(map(len, self.path)) + sum(map(len, self.also_called))
@@ -59,16 +64,15 @@ class ImageChoices:
     nested: bool = False
     dynamic_field: str = ""  # the task field with dynamic choices
     type: ResultType = "choices"
-    leaves_only: bool = False  # a choice that has others below it can't be chosen
+    leaves_only: bool = False  # of those offered, a choice that has others below it can't be chosen
     other_tags: frozenset[str] = frozenset()  # the names of the labeling config's other Choices and Taxonomy tags
 
     @cached_property
     def _by_name(self) -> dict[str, Choice]:
         """A name for each choice: its own, or its whole path if another choice has the same name."""
-        own = Counter(choice.path[-1] for choice in self.offered)
-        return {
-            choice.path[-1] if own[choice.path[-1]] == 1 else "/".join(choice.path): choice for choice in self.offered
-        }
+        choices = _leaves(self.offered) if self.leaves_only else self.offered
+        own = Counter(choice.path[-1] for choice in choices)
+        return {choice.path[-1] if own[choice.path[-1]] == 1 else "/".join(choice.path): choice for choice in choices}
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -96,14 +100,32 @@ class ImageChoices:
     def name_of(self, called: Any) -> str:
         """The choice's name for a value in an annotation or prediction; "" if there is no such choice.
 
-        For a nested choice the value is a path, whose last part counts. Other accepted spellings are an alias' value
+        For a nested choice the value is a path, or its last part alone. Other accepted spellings are an alias' value
         and predicted_values. If nothing matches exactly, case is ignored.
         """
         if isinstance(called, list):
-            path = "/".join(map(str, called))
-            return self._names.get(path) or (self.name_of(str(called[-1])) if called else "")
+            path = list(map(str, called))
+            if found := self._names.get("/".join(path)):
+                return found
+            found = self.name_of(path[-1]) if path else ""
+            return found if found and self._is_below(found, path[:-1]) else ""
         found = self._names.get(str(called))
         return found or self._folded_names.get(str(called).casefold(), "")
+
+    def _is_below(self, name: str, above: Sequence[str]) -> bool:
+        """Whether the names above in an annotation's path, if it has any, are spellings of those above this choice.
+
+        Otherwise, a choice that was removed would be taken for one of the same name elsewhere.
+        """
+        path = self._by_name[name].path
+        return not above or (
+            len(above) == len(path) - 1
+            and all(called.casefold() in self._by_path[path[:depth]].folded for depth, called in enumerate(above, 1))
+        )
+
+    @cached_property
+    def _by_path(self) -> dict[tuple[str, ...], Choice]:
+        return {choice.path: choice for choice in self.offered}
 
     @cached_property
     def _folded_names(self) -> dict[str, str]:
@@ -114,8 +136,7 @@ class ImageChoices:
         if not self.dynamic_field:
             return self
         brought = _affordable(_dynamic(value_of(data, self.dynamic_field)), MOST_BYTES_OF_TASK)
-        offered = _leaves(brought) if self.leaves_only else brought
-        return replace(self, offered=(*self.offered, *offered), dynamic_field="")
+        return replace(self, offered=(*self.offered, *brought), dynamic_field="")
 
     def prediction(self, names: Iterable[str], score: float) -> Json:
         """A prediction in Label Studio's format; `score` is from 0 to 1."""
@@ -257,27 +278,25 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
 
 def _image_choices(tag: Element, images: Mapping[str, Element], other_tags: frozenset[str]) -> ImageChoices:
     to_name = tag.get("toName", "")
-    is_taxonomy, leaves_only = tag.tag == "Taxonomy", _is_true(tag.get("leafsOnly"))
-    offered = dict.fromkeys(_static(tag))
+    is_taxonomy = tag.tag == "Taxonomy"
     return ImageChoices(
         from_name=tag.get("name", ""),
         to_name=to_name,
         field=image_field(images[to_name]),
-        offered=tuple(_leaves(offered) if leaves_only else offered),
+        offered=tuple(dict.fromkeys(_static(tag))),
         multiple=tag.get("maxUsages") != "1" if is_taxonomy else tag.get("choice", "single") == "multiple",
         nested=is_taxonomy or _is_true(tag.get("allowNested")),
         dynamic_field=tag.get("value", "").removeprefix("$"),
         type=RESULT_TYPES[tag.tag],
-        leaves_only=leaves_only,
+        leaves_only=_is_true(tag.get("leafsOnly")),
         other_tags=other_tags,
     )
 
 
-def _leaves(choices: Iterable[Choice]) -> Iterator[Choice]:
+def _leaves(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     """The choices without others below them."""
-    offered = list(choices)
-    inner = {choice.path[:-1] for choice in offered}
-    return (choice for choice in offered if choice.path not in inner)
+    inner = {choice.path[:-1] for choice in choices}
+    return tuple(choice for choice in choices if choice.path not in inner)
 
 
 def _affordable(choices: Iterable[Choice], most_bytes: int) -> Iterator[Choice]:

@@ -291,6 +291,40 @@ def test_nested_choice_has_its_leafs_name_or_its_path_if_leaves_are_alike(called
     assert tag(NESTED).name_of(called) == name
 
 
+TREE_WITHOUT_DOG_OTHER = """<Taxonomy name="t" toName="i" {}>
+  <Choice value="Cat" alias="c" predicted_values="Feline"><Choice value="Old"><Choice value="Other"/></Choice></Choice>
+  <Choice value="Dog"><Choice value="Poodle"/></Choice><Choice value="Bird"/>
+</Taxonomy>"""
+
+
+@pytest.mark.parametrize("attributes", ["", 'leafsOnly="true"'])
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        (["c", "Old", "Other"], "Other"),
+        (["Cat", "Old", "Other"], "Other"),
+        (["feline", "old", "other"], "Other"),
+        (["Other"], "Other"),
+        (["Dog", "Other"], ""),
+        (["Dog", "Old", "Other"], ""),
+        (["Old", "Other"], ""),
+        (["Cat", "Other"], ""),
+        (["Cat", "Bird"], ""),
+        (["Dog", "Poodle"], "Poodle"),
+    ],
+)
+def test_choice_that_is_gone_is_not_taken_for_one_of_the_same_name_elsewhere(
+    attributes: str, called: list[str], name: str
+) -> None:
+    assert tag(TREE_WITHOUT_DOG_OTHER.format(attributes)).name_of(called) == name
+
+
+def test_predicted_values_may_be_the_path_of_a_choice_that_is_gone() -> None:
+    moved = '<Choice value="Cat"><Choice value="Other" predicted_values="Dog/Other"/></Choice>'
+
+    assert tag(f'<Taxonomy name="t" toName="i">{moved}</Taxonomy>').name_of(["Dog", "Other"]) == "Other"
+
+
 def test_nested_choice_is_answered_with_its_path() -> None:
     predicted = tag(NESTED).prediction(["c", "Plant/Other"], 0.5)
 
