@@ -722,6 +722,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self._settle_precision(chosen, tag, backbone)
         for some in self._read([task for task, _ in chosen], tag, backbone):
             fetched += [file for file, _ in some]
+            embedded = [f for f, vector in some if isinstance(f, ImageFile) and not isinstance(vector, Exception)]
+            if embedded:  # now, because the media cache may have lost them by the time all are compared
+                _networks().lane.thumbnails(embedded)
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
         groups = {record["digest"]: record.get("group", "") for record in learned}
         pairs = [

@@ -1407,6 +1407,28 @@ def test_images_lost_from_the_cache_before_all_layers_train_are_left_out(
     assert [len(samples) for samples in kept] == [12, 11]
 
 
+def test_near_duplicates_are_grouped_though_their_images_have_left_the_cache(shown: Digits, tmp_path: Path) -> None:
+    """A cache that is smaller than the project loses the first images before the last ones are fetched."""
+    contents = Path(os.environ["CACHE_DIR"]) / "media" / "contents"
+
+    def lose_all(record: Json) -> None:
+        if record["phase"] == "embedding images":
+            for path in contents.iterdir():
+                path.unlink()
+
+    images = [(path, label) for path, label in shown[:6] for _ in range(2)]
+    tasks = [
+        task(number, brighter(path) if number % 2 else path, annotation(label))
+        for number, (path, label) in enumerate(images)
+    ]
+
+    output = fit(tasks, tmp_path, progress=lose_all)
+
+    groups = [sample.group for sample in read_samples(Path(output["model_dir"]) / "samples.json")]
+    assert groups[::2] == groups[1::2]
+    assert len(set(groups)) == 6
+
+
 @pytest.mark.usefixtures("all_layers")
 def test_training_of_all_layers_goes_on_after_an_interruption(shown: Digits, tmp_path: Path) -> None:
     def stop(record: Json) -> None:

@@ -72,12 +72,21 @@ def embed_samples(
 
 
 def grouped(lane: InferenceLane, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with their groups of near-duplicates; those that have one keep it."""
+    """The samples with their groups of near-duplicates; those that have one keep it.
+
+    A sample whose image can't be read gets none, so that it can join its near-duplicates once the image is back. Nor
+    does a black one, which resembles nothing.
+    """
     if all(sample.group for sample in samples):
         return list(samples)
     digests, known = [sample.image.digest for sample in samples], [sample.group for sample in samples]
-    groups = group_near_duplicates(digests, known, lane.thumbnails([sample.image for sample in samples]))
-    return [replace(sample, group=group) for sample, group in zip(samples, groups, strict=True)]
+    thumbnails = lane.thumbnails([sample.image for sample in samples])
+    groups = group_near_duplicates(digests, known, thumbnails)
+    compared = thumbnails.any(1).tolist()
+    return [
+        replace(sample, group=group) if was_compared else sample
+        for sample, group, was_compared in zip(samples, groups, compared, strict=True)
+    ]
 
 
 def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from image_classifier.data.dataset import Label, Sample, held_out
 from image_classifier.data.image_file import ImageFile
@@ -152,6 +153,26 @@ def test_several_labels_of_an_image_are_answered_if_more_likely_than_not(
     assert classifier.head.multiple
     assert classifier.head.thresholds == (0.5, 0.5)
     assert classifier.record["figures"]["macro_f1"] > 0.9
+
+
+def test_image_that_is_gone_gets_its_group_once_it_is_back(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    image = Image.open(samples[0].image.path)
+    copies = []
+    for name, kind in (("first", "png"), ("second", "bmp"), ("third", "tiff")):
+        image.save(path := tmp_path / f"{name}.{kind}")
+        copies.append(Sample(ImageFile.of(path), samples[0].label, name))
+    lane.embed(backbone, [sample.image for sample in copies])
+    content = copies[0].image.path.read_bytes()
+    copies[0].image.path.unlink()
+
+    gone, *others = embed(lane, backbone, [*copies, *samples[1:]], silent).samples
+
+    assert gone.group == ""
+    assert others[0].group == others[1].group == copies[1].image.digest
+    copies[0].image.path.write_bytes(content)
+    assert embed(lane, backbone, [gone, *others], silent).samples == [replace(gone, group=others[0].group), *others]
 
 
 def test_broken_images_are_left_out_and_named(
