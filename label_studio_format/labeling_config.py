@@ -76,16 +76,12 @@ class ImageChoices:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Every spelling of a choice → its name; ambiguous spellings are left out."""
-        names: dict[str, str] = {}
-        ambiguous = set()
-        for name, choice in self._by_name.items():
-            for called in {"/".join(choice.path), *choice.also_called} - self._by_name.keys():
-                if names.setdefault(called, name) != name:
-                    ambiguous.add(called)
-        return {called: name for called, name in names.items() if called not in ambiguous} | {
-            name: name for name in self._by_name
-        }
+        """Every spelling of a choice → its name; "" for ambiguous spellings."""
+        return _unambiguous(
+            (called, name)
+            for name, choice in self._by_name.items()
+            for called in {"/".join(choice.path), *choice.also_called} - self._by_name.keys()
+        ) | {name: name for name in self._by_name}
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
@@ -129,7 +125,7 @@ class ImageChoices:
 
     @cached_property
     def _folded_names(self) -> dict[str, str]:
-        return {called.casefold(): name for called, name in self._names.items()}
+        return _unambiguous((called.casefold(), name) for called, name in self._names.items())
 
     def for_task(self, data: Mapping[str, Any]) -> "ImageChoices":
         """The same, plus the task's dynamic choices if the config has any."""
@@ -291,6 +287,14 @@ def _image_choices(tag: Element, images: Mapping[str, Element], other_tags: froz
         leaves_only=_is_true(tag.get("leafsOnly")),
         other_tags=other_tags,
     )
+
+
+def _unambiguous(spellings: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The name for each spelling; "" if it is a spelling of several names."""
+    names: dict[str, str] = {}
+    for called, name in spellings:
+        names[called] = name if names.setdefault(called, name) == name else ""
+    return names
 
 
 def _leaves(choices: Sequence[Choice]) -> tuple[Choice, ...]:

@@ -270,6 +270,20 @@ def test_alias_value_and_predicted_values_mean_the_same_choice(called: Any, name
     assert tag(ALIAS).name_of(called) == name
 
 
+SPELLED_ALIKE = """<Choices name="c" toName="i">
+  <Choice value="us"/><Choice value="US"/>
+  <Choice value="A" predicted_values="other"/><Choice value="B" predicted_values="other"/>
+  <Choice value="C" predicted_values="Other"/>
+</Choices>"""
+
+
+@pytest.mark.parametrize(
+    ("called", "name"), [("us", "us"), ("US", "US"), ("Us", ""), ("Other", "C"), ("other", ""), ("OTHER", "")]
+)
+def test_spelling_that_may_mean_several_choices_means_none(called: str, name: str) -> None:
+    assert tag(SPELLED_ALIKE).name_of(called) == name
+
+
 NESTED = """<Choices name="c" toName="i" allowNested="true">
   <Choice value="Animal"><Choice value="Cat" alias="c"/><Choice value="Other"/></Choice>
   <Choice value="Plant"><Choice value="Other"/></Choice>
