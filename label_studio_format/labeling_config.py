@@ -116,12 +116,16 @@ class ImageChoices:
         path = self._by_name[name].path
         return not above or (
             len(above) == len(path) - 1
-            and all(called.casefold() in self._by_path[path[:depth]].folded for depth, called in enumerate(above, 1))
+            and all(called.casefold() in self._at(path[:depth]).folded for depth, called in enumerate(above, 1))
         )
 
     @cached_property
     def _by_path(self) -> dict[tuple[str, ...], Choice]:
         return {choice.path: choice for choice in self.offered}
+
+    def _at(self, path: tuple[str, ...]) -> Choice:
+        """The choice at a path; an export may name choices whose parents nobody has chosen."""
+        return self._by_path.get(path) or Choice(path)
 
     @cached_property
     def _folded_names(self) -> dict[str, str]:

@@ -333,6 +333,11 @@ def test_choice_that_is_gone_is_not_taken_for_one_of_the_same_name_elsewhere(
     assert tag(TREE_WITHOUT_DOG_OTHER.format(attributes)).name_of(called) == name
 
 
+def test_parents_that_nobody_has_chosen_in_an_export_are_compared_by_their_names() -> None:
+    used = ImageChoices("t", "", "", (Choice(("Cat", "Other")), Choice(("Dog", "Poodle"))))
+    assert [used.name_of(path) for path in (["cat", "Other"], ["Dog", "Other"])] == ["Other", ""]
+
+
 def test_predicted_values_may_be_the_path_of_a_choice_that_is_gone() -> None:
     moved = '<Choice value="Cat"><Choice value="Other" predicted_values="Dog/Other"/></Choice>'
 
