@@ -293,7 +293,7 @@ class Writer(Background):
 
 
 def check_labels(tag: ImageChoices, labels: Sequence[Labels]) -> None:
-    """Raises BadRequest unless each task comes once and gets choices that the labeling config has."""
+    """Raises BadRequest unless each task comes once and gets different choices that the labeling config has."""
     unknown = sorted({choice for one in labels for choice in one.choices} - set(tag.choices))
     if unknown:
         raise BadRequest(
@@ -302,6 +302,9 @@ def check_labels(tag: ImageChoices, labels: Sequence[Labels]) -> None:
         )
     if not tag.multiple and any(len(one.choices) != 1 for one in labels):
         raise BadRequest("labels: give each task one choice; this labeling config doesn't allow several, or none")
+    twice = next((choice for one in labels for choice in one.choices if one.choices.count(choice) > 1), None)
+    if twice is not None:
+        raise BadRequest(f"labels: the choice {twice[:200]} appears twice in one label; give each choice once")
     tasks = [task for one in labels for task in one.tasks]
     if not tasks:
         raise BadRequest("labels: there are no tasks to label")

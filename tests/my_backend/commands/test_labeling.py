@@ -12,6 +12,7 @@ from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.labeling.conftest import MakeWriter, make_writer
 from tests.my_backend.labeling.test_acceptance import answers_of
+from tests.my_backend.web.api.test_groups import SEVERAL
 
 __all__ = ["make_writer"]
 
@@ -69,6 +70,17 @@ def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_pat
     assert "0.tasks.0" in label("start", "--file", file)[1]
     assert label("start", "--file", file, "--choice", "Cat", 1)[0] == 2
     assert label("start", "--choice", "Cat")[0] == 2
+
+
+def test_choice_that_is_given_twice_is_refused(make_writer: MakeWriter, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(1)
+    make_writer()._projects.remember(PROJECT, label_config=SEVERAL)
+
+    assert label("start", "--choice", "Cat", "--choice", "Cat", 1) == (
+        1,
+        "Error: labels: the choice Cat appears twice in one label; give each choice once\n",
+    )
+    assert label_studio.labels.choices() == {1: []}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

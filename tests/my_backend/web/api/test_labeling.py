@@ -16,6 +16,7 @@ from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import SECONDS, eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.web.api.test_groups import SEVERAL
 from tests.stored import texts
 
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
@@ -83,6 +84,16 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     assert set(map(tuple, label_studio.labels.choices().values())) == {()}
     assert client.post("/api/labeling/runs/20260101T000000-abcdef/undo", {}, 404)
     assert labeling_problems(client) == []
+
+
+def test_choice_that_appears_twice_in_a_label_is_refused(start: Any, label_studio: FakeLabelStudio) -> None:
+    client, tasks = start(), label_studio.labels.add(1)
+    client.backend.projects.remember(PROJECT, label_config=SEVERAL)
+
+    body = {"project": 7, "labels": [{"label": ["Dog", "Cat", "Dog"], "tasks": tasks}]}
+    assert "the choice Dog appears twice in one label" in client.post("/api/labeling/runs", body, 400)["error"]
+
+    assert client.get("/api/labeling/runs")["runs"] == []
 
 
 def test_tasks_that_get_another_label_while_their_undo_has_to_wait_get_it(
