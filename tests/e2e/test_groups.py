@@ -307,6 +307,33 @@ def test_keys_count_as_soon_as_an_enlarged_image_is_closed(browser: Browser, mak
             assert page.locator("#applies").inner_text() == "Choices apply to image 2"
 
 
+def test_tasks_that_were_deleted_in_label_studio_are_not_called_saved(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=2)
+    with opened(browser, site.url) as page:
+        tasks = Person(page, site.truth).tasks()
+        for task in tasks:
+            site.label_studio.request("DELETE", f"/api/tasks/{task}/")
+        page.keyboard.press(KEYS["Red"])
+        expect(page.locator("#history li .chip").first).to_have_text("deleted in Label Studio")
+        deleted = "1 task was" if len(tasks) == 1 else f"{len(tasks)} tasks were"
+        expect(page.locator("#saving")).to_have_text(f"0 labels saved; {deleted} deleted in Label Studio.")
+
+
+OUTCOMES = """async (runs) => {
+    const { outcome } = await import("/static/labeling/runs.js");
+    return runs.map((run) => outcome(run, [1, 2], false).words);
+}"""
+
+
+def test_step_is_saved_if_at_least_one_of_its_labels_is(browser: Browser, backend: Backend) -> None:
+    finished: dict[str, Any] = {"status": "finished", "action": "write", "isWritten": True, "kept": []}
+    left_alone = [([], []), ([1], []), ([], [1]), ([1, 2], []), ([], [1, 2]), ([1], [2])]
+    with opened(browser, backend.url) as page:
+        words = page.evaluate(OUTCOMES, [finished | {"others": some, "deleted": gone} for some, gone in left_alone])
+    assert words[:3] == ["saved"] * 3
+    assert words[3:] == ["already labeled", "deleted in Label Studio", "already labeled or deleted in Label Studio"]
+
+
 def test_more_like_this_leads_back(browser: Browser, make_site: MakeSite) -> None:
     site = make_site()
     with opened(browser, site.url) as page:

@@ -16,7 +16,7 @@ export function makeRuns(project, kind, token, changed) {
     const tasks = labels.flatMap((one) => one.tasks);
     const run = {
       labels, tasks, withdrawn: new Set(), id: "", action: "write", status: "queued", error: "",
-      saved: 0, isWritten: false, others: [], kept: [],
+      saved: 0, isWritten: false, others: [], deleted: [], kept: [],
     };
     runs.push(run);
     write(run);
@@ -89,7 +89,7 @@ export function makeRuns(project, kind, token, changed) {
     }
     const { action, status, error, written, undone, left_alone: alone } = answer;
     Object.assign(run, { status, error: error ?? "", saved: written - undone, kept: alone.changed });
-    if (action === "write") run.others = alone.labeled;
+    if (action === "write") Object.assign(run, { others: alone.labeled, deleted: alone.deleted });
     if (action === "undo" || status === "finished") run.isWritten = true;
   }
 
@@ -109,6 +109,7 @@ export function makeRuns(project, kind, token, changed) {
     undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => Math.max(0, run.saved - left(run).length)),
     saved: () => sum(runs, (run) => run.saved),
     others: () => sum(runs, (run) => run.others.length),
+    deleted: () => sum(runs, (run) => run.deleted.length),
   };
 }
 
@@ -124,11 +125,15 @@ function hasBegun(run, { action, withdrawn, changed_at: changed }) {
 }
 
 // The outcome for some tasks of a run.
-export function outcome({ status, action, isWritten, others, kept }, tasks, isUndone) {
+export function outcome({ status, action, isWritten, others, deleted, kept }, tasks, isUndone) {
   const some = (list) => tasks.filter((task) => list.includes(task)).length;
   if (status === "failed" && (isUndone || !isWritten)) return { words: action === "undo" && isUndone ? "not undone" : "not saved", color: "bad" };
   if (!isUndone && !isWritten) return { words: "saving", color: "busy" };
-  if (!isUndone) return some(others) === tasks.length ? { words: "already labeled", color: "warn" } : { words: "saved", color: "good" };
+  if (!isUndone) {
+    const reasons = [some(others) && "already labeled", some(deleted) && "deleted in Label Studio"].filter(Boolean);
+    const isSaved = some(others) + some(deleted) < tasks.length;
+    return isSaved ? { words: "saved", color: "good" } : { words: reasons.join(" or "), color: "warn" };
+  }
   if (status !== "finished") return { words: "undoing", color: "busy" };
   const changed = some(kept);
   return { words: changed ? `undone, except for ${changed} that ${changed === 1 ? "has" : "have"} changed since` : "undone", color: "" };

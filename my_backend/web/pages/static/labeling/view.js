@@ -49,10 +49,14 @@ export function showRuns(runs, isUnused, waiting = 0) {
     find("unsaved-words").textContent = `${count(labels, "label")} couldn’t be ${first.action === "undo" ? "undone" : "saved"}:`;
     showText(find("unsaved-why"), first.error);
   }
-  const [saving, undoing, saved, others] = [runs.saving() + waiting, runs.undoing(), runs.saved(), runs.others()];
+  const [saving, undoing, saved, others, deleted] = [runs.saving() + waiting, runs.undoing(), runs.saved(), runs.others(), runs.deleted()];
+  const left = parts(
+    others && `${count(others, "task")} already had a label`,
+    deleted && `${count(deleted, "task was", "tasks were")} deleted in Label Studio`,
+  );
   find("saving").textContent = parts(
     saving && `Saving ${count(saving, "label")}…`,
     undoing && `Undoing ${count(undoing, "label")}…`,
-    (saved || others) && `${count(saved, "label")} saved${others ? `; ${count(others, "task")} already had a label` : ""}.`,
+    (saved || left.length) && `${[`${count(saved, "label")} saved`, ...left].join("; ")}.`,
   ).join(" ") || (isUnused ? "Nothing labeled yet." : "No labels.");
 }
