@@ -21,6 +21,7 @@ from my_backend.projects.deleted import unless_deleted
 
 FOLDER = "labeling"  # in a project's folder
 CLAIM_FILE = ".claim"
+CREATING_FILE = ".creating"
 STATE_FILE = "state.json"
 PLAN_FILE = "plan.json"
 
@@ -70,6 +71,7 @@ class Run:
     began: bool = False  # an attempt had the right to write, so annotations may exist
     error: str = ""
     request_id: str = ""  # of the HTTP request that started it
+    idempotency_key: str = ""  # from the caller, who may repeat the request with it
 
     @property
     def mark(self) -> str:
@@ -121,7 +123,14 @@ class RunStore:
         self._finished: dict[Path, tuple[tuple[int, int], Run]] = {}
 
     def create(
-        self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool, run_id: str = ""
+        self,
+        project: str,
+        labels: Sequence[Labels],
+        kind: RunKind = "group",
+        *,
+        own_token: bool,
+        run_id: str = "",
+        idempotency_key: str = "",
     ) -> Run:
         """Stores a new run durably: the state comes last, so a run that exists has its plan. Raises NotFound."""
         now = time.time()
@@ -134,6 +143,7 @@ class RunStore:
             changed=now,
             own_token=own_token,
             request_id=context.ids().get("request_id", ""),
+            idempotency_key=idempotency_key,
         )
         folder = self._folder(run)
         with unless_deleted(self._root / project):
@@ -141,6 +151,22 @@ class RunStore:
             files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels], make_folder=True)
             files.write_json(folder / STATE_FILE, asdict(run))
         return run
+
+    @contextmanager
+    def creating(self, project: str) -> Iterator[None]:
+        """A lock to hold from `with_key` to `create`: requests with the same key may come at the same time.
+
+        Raises NotFound if the project was deleted.
+        """
+        folder = self._root / project / FOLDER
+        with unless_deleted(self._root / project):
+            files.create_folder(folder)
+            with files.locked(folder / CREATING_FILE):
+                yield
+
+    def with_key(self, project: str, idempotency_key: str) -> Run | None:
+        """The project's run with that key."""
+        return next((run for run in self._read(project) if run.idempotency_key == idempotency_key), None)
 
     def plan(self, run: Run) -> list[Labels]:
         """Which tasks get which choices; raises Conflict if the file is damaged."""

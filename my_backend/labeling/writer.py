@@ -7,6 +7,7 @@ a token that a person gave stays in the memory of the process that got it.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -86,18 +87,42 @@ class Writer(Background):
     # --- what people ask for ------------------------------------------------
 
     def submit(
-        self, project: Project, labels: Sequence[Labels], token: str = "", kind: RunKind = "group", *, run_id: str = ""
+        self,
+        project: Project,
+        labels: Sequence[Labels],
+        token: str = "",
+        kind: RunKind = "group",
+        *,
+        run_id: str = "",
+        idempotency_key: str = "",
     ) -> Run:
         """Stores a run, which is carried out in the background. Raises BadRequest, or Conflict if it can't work.
 
-        `run_id` is its id if `new_run_id` has already made one.
+        `run_id` is its id if `new_run_id` has already made one. If the project has a run with the same
+        `idempotency_key`, returns that one instead.
         """
-        check_labels(self._tag(project), labels)
-        self._check_token(project.uid, token)
-        if len(self._tokens) >= MOST_TOKENS:
-            raise Unavailable("too many labeling runs are waiting: try again later")
-        run = self.store.create(project.uid, labels, kind, own_token=bool(token), run_id=run_id)
-        return self._queued(run, token)
+        with self.store.creating(project.uid) if idempotency_key else nullcontext():
+            if idempotency_key and (known := self.store.with_key(project.uid, idempotency_key)):
+                return self._again(known, labels, token, kind)
+            check_labels(self._tag(project), labels)
+            self._check_token(project.uid, token)
+            if len(self._tokens) >= MOST_TOKENS:
+                raise Unavailable("too many labeling runs are waiting: try again later")
+            run = self.store.create(
+                project.uid, labels, kind, own_token=bool(token), run_id=run_id, idempotency_key=idempotency_key
+            )
+            return self._queued(run, token)
+
+    def _again(self, run: Run, labels: Sequence[Labels], token: str, kind: RunKind) -> Run:
+        """The run, for a caller who sends its key again. Raises Conflict if the labels aren't the run's."""
+        if run.kind != kind or self.store.plan(run) != list(labels):
+            raise Conflict(
+                f"idempotency_key: labeling run {run.id} has the same key, but other labels or another kind; use a new "
+                "key for each run"
+            )
+        if token and run.unfinished and not self._has_token(run):  # a restart has lost it
+            return self._queued(run, token)
+        return run
 
     def undo(self, run_id: str, token: str = "", tasks: Sequence[int] = ()) -> Run:
         """Queues the removal of a run's annotations, by default of all tasks; then it stops if it is still writing.

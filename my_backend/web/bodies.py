@@ -261,6 +261,10 @@ class LabelRequest(ProjectRequest, RunRequest):
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
     """The labels and the tasks that get them."""
 
+    idempotency_key: Text = Field("", max_length=200)
+    """A random text that you choose for the run. If the answer is lost, send the same request again: if the project has
+    a run with this key, no other one is started, and the answer is about that run."""
+
 
 class AcceptRequest(RunRequest):
     """Names the project whose predictions are to be accepted, or whose accepted labels are to be undone."""

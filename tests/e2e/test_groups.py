@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
+from testing.waiting import wait_for
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_labeling import export
 from tests.e2e.test_page import all_can_use, tab_to
@@ -332,6 +333,43 @@ def test_step_is_saved_if_at_least_one_of_its_labels_is(browser: Browser, backen
         words = page.evaluate(OUTCOMES, [finished | {"others": some, "deleted": gone} for some, gone in left_alone])
     assert words[:3] == ["saved"] * 3
     assert words[3:] == ["already labeled", "deleted in Label Studio", "already labeled or deleted in Label Studio"]
+
+
+@pytest.mark.parametrize(("lost", "is_repeated"), [(1, False), (1, True), (2, False), (2, True)])
+def test_labels_whose_answer_was_lost_can_be_undone(
+    browser: Browser, make_site: MakeSite, lost: int, is_repeated: bool
+) -> None:
+    site = make_site(pictures=6)
+    keys: list[str] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.post_data_json["idempotency_key"])
+        answer = route.fetch()
+        route.fulfill(response=answer) if len(keys) > lost else route.abort()
+
+    with opened(browser, site.url) as page:
+        person = Person(page, site.truth)
+        tasks = person.tasks()
+        again = page.get_by_role("button", name="Try again")
+        page.route("**/api/labeling/runs", lose)
+        page.keyboard.press(KEYS["Red"])
+        expect(page.locator("#unsaved")).to_contain_text(f"{len(tasks)} labels couldn’t be saved")
+        if is_repeated:
+            for _ in range(lost):
+                again.click()
+            person.wait_until_saved(f"{len(tasks)} labels saved.")
+        wait_for(lambda: site.labels() == dict.fromkeys(tasks, "Red"), "the labels")
+        person.tasks()
+        page.keyboard.press("Backspace")
+        if lost == 2 and not is_repeated:
+            expect(page.locator("#unsaved")).to_contain_text(f"{len(tasks)} labels couldn’t be undone")
+            expect(page.locator("#history li .chip").first).to_have_text("not undone")
+            again.click()
+        expect(page.locator("#history li .chip").first).to_have_text("undone")
+        expect(page.locator("#unsaved")).to_be_hidden()
+    assert site.labels() == {}
+    assert len(set(keys)) == 1
+    assert len(keys) == lost + 1
 
 
 def test_more_like_this_leads_back(browser: Browser, make_site: MakeSite) -> None:

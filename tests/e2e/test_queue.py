@@ -289,6 +289,33 @@ def test_predictions_loaded_before_a_plan_are_not_shown(browser: Browser, make_s
         expect(page.locator("#withheld")).to_be_visible()
 
 
+REFUSED_AT_FIRST = """async () => {
+    const sent = [], answers = [[403, { error: "no" }], [202, { run: "R" }], [202, { run: "R" }]];
+    window.fetch = async (url, { body }) => {
+        const [status, said] = body ? answers[sent.push([url, JSON.parse(body)]) - 1] : [404, {}];
+        return new Response(JSON.stringify(said), { status });
+    };
+    const { makeRuns } = await import("/static/labeling/runs.js");
+    const runs = makeRuns("7", "single", () => "", () => {});
+    const run = runs.start([{ label: ["Red"], tasks: [1] }, { label: ["Blue"], tasks: [2, 3] }]);
+    await runs.undo(run, [1]);
+    runs.retryAll();
+    await runs.undo(run, [2]);
+    return sent.map(([url, { labels, tasks }]) => [url, labels ?? tasks]);
+}"""
+
+
+def test_label_that_was_undone_after_a_refusal_is_not_sent_again(browser: Browser, backend: Backend) -> None:
+    with opened(browser, backend.url) as page:
+        sent = page.evaluate(REFUSED_AT_FIRST)
+    runs = "/api/labeling/runs"
+    assert sent == [
+        [runs, [{"label": ["Red"], "tasks": [1]}, {"label": ["Blue"], "tasks": [2, 3]}]],
+        [runs, [{"label": ["Blue"], "tasks": [2, 3]}]],
+        [f"{runs}/R/undo", [2]],
+    ]
+
+
 def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
     browser: Browser, make_site: MakeSite
 ) -> None:
@@ -302,10 +329,14 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
         images = [image(5, "0" * 64), image(3, "1" * 64) | {"withheld": True}]
         route.fulfill(json=NOTHING | {"images": [one for one in images if one["task"] not in asked[-1]["without"]]})
 
+    def refuse(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(status=409, json={"error": "can’t write to Label Studio without a token"})
+
     with opened(browser, site.backend.url) as page:
         page.route("**/api/labeling/queue", answer)
         page.route("**/pictures/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
-        page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
+        page.route("**/api/labeling/runs", refuse)
         page.goto(f"{url(site)}?tasks=5,x,3,-1")
         expect(page.locator("#only")).to_be_visible()
         expect(page.locator("#one-title")).to_have_text("This image can’t be shown")
@@ -328,7 +359,9 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
             "project": sent[0]["project"],
             "kind": "single",
             "labels": [{"label": ["Kind 57"], "tasks": [3]}],
+            "idempotency_key": sent[0]["idempotency_key"],
         }
+        assert len(sent[0]["idempotency_key"]) == 32
         expect(page.locator("#pause-why")).to_have_text("You skipped 1 image.")
         page.get_by_role("button", name="Show the image again").click()
         expect(page.locator("#one-task")).to_have_text("Task 5")

@@ -250,7 +250,7 @@ class LabelingEndpoints:
         require_token(self._settings, body.token)
         project = find_project(self._projects, body.project)
         labels = [Labels(group.label, group.tasks) for group in body.labels]
-        run = self._labeling.submit(project, labels, body.token, body.kind)
+        run = self._labeling.submit(project, labels, body.token, body.kind, idempotency_key=body.idempotency_key)
         if body.kind == "group":
             self._pools.note_answers(project.uid, labels)
         return described(run), 202

@@ -19,7 +19,7 @@ export async function get(url) {
 
 async function read(answer) {
   const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error ?? `The backend answered with status ${answer.status}.`);
+  if (!answer.ok) throw Object.assign(new Error(said.error ?? `The backend answered with status ${answer.status}.`), { status: answer.status });
   return said;
 }
 

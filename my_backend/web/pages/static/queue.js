@@ -196,7 +196,7 @@ export function labelOneByOne(place) {
     "show-aside": () => { aside.clear(); supply.ask(); },
   })) find(id).addEventListener("click", () => press());
   find("choice-keys").addEventListener("mousedown", (event) => event.preventDefault());  // a clicked choice must not take Enter
-  window.addEventListener("beforeunload", (event) => failures && event.preventDefault());
+  window.addEventListener("beforeunload", (event) => (failures || runs.isUnsent()) && event.preventDefault());
 
   // --- what the page shows ------------------------------------------------------
 

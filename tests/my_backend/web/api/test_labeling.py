@@ -86,6 +86,46 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     assert labeling_problems(client) == []
 
 
+def test_request_that_is_repeated_starts_one_run(start: Any, label_studio: FakeLabelStudio) -> None:
+    """The answer to the first one may have been lost."""
+    client, tasks = start(), label_studio.labels.add(3)
+    run = ended(client, label(client, tasks, idempotency_key="a1")["run"])
+
+    assert label(client, tasks, idempotency_key="a1") == run
+    for more in ({"kind": "single"}, {"labels": [{"label": "Dog", "tasks": tasks}]}):
+        error = label(client, tasks, 409, idempotency_key="a1", **more)["error"]
+        assert f"labeling run {run['run']} has the same key" in error
+    others = [label(client, tasks, **key)["run"] for key in ({}, {}, {"idempotency_key": "a2"})]
+
+    listed = {one["run"] for one in client.get("/api/labeling/runs")["runs"]}
+    assert listed == {run["run"], *others}
+    assert len(listed) == 4
+    client.post(f"/api/labeling/runs/{run['run']}/undo", {}, 202)
+    assert ended(client, run["run"])["undone"] == 3
+
+
+def test_run_is_found_by_its_key_after_its_choice_was_removed(start: Any, label_studio: FakeLabelStudio) -> None:
+    client, tasks = start(), label_studio.labels.add(1)
+    run = ended(client, label(client, tasks, idempotency_key="a1")["run"])
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG.replace("Cat", "Horse"))
+
+    assert label(client, tasks, idempotency_key="a1") == run
+    assert "no choice Cat" in label(client, tasks, 400, idempotency_key="a2")["error"]
+
+
+def test_repeated_request_brings_the_token_that_a_restart_has_lost(start: Any, label_studio: FakeLabelStudio) -> None:
+    client, tasks = start(), label_studio.labels.add(2)
+    label_studio.labels.failing = {"look"}
+    key = {"token": label_studio.pat, "idempotency_key": "a1"}
+    run = label(client, tasks, **key)["run"]
+    assert eventually(lambda: client.get(f"/api/labeling/runs/{run}")["error"])
+    client.backend.labeling._tokens.clear()  # as after a restart
+    label_studio.labels.failing = set()
+
+    assert label(client, tasks, **key)["run"] == run
+    assert ended(client, run)["written"] == 2
+
+
 def test_choice_that_appears_twice_in_a_label_is_refused(start: Any, label_studio: FakeLabelStudio) -> None:
     client, tasks = start(), label_studio.labels.add(1)
     client.backend.projects.remember(PROJECT, label_config=SEVERAL)

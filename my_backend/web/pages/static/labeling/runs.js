@@ -15,7 +15,7 @@ export function makeRuns(project, kind, token, changed) {
   function start(labels) {
     const tasks = labels.flatMap((one) => one.tasks);
     const run = {
-      labels, tasks, withdrawn: new Set(), id: "", action: "write", status: "queued", error: "",
+      key: randomKey(), labels, tasks, withdrawn: new Set(), id: "", mayExist: false, action: "write", status: "queued", error: "",
       saved: 0, isWritten: false, others: [], deleted: [], kept: [],
     };
     runs.push(run);
@@ -23,9 +23,10 @@ export function makeRuns(project, kind, token, changed) {
     return run;
   }
 
+  // Because of the key, the server starts no second run if it has the labels already.
   function write(run) {
-    const labels = run.labels.map(({ label, tasks }) => ({ label, tasks: tasks.filter((task) => !run.withdrawn.has(task)) }));
-    return request(run, "write", PATH, { project, kind, labels: labels.filter(({ tasks }) => tasks.length) });
+    const body = { project, kind, labels: run.labels, idempotency_key: run.key };
+    return request(run, left(run).length ? "write" : "undo", PATH, body);
   }
 
   const sendUndo = (run) => request(run, "undo", `${PATH}/${run.id}/undo`, left(run).length ? { tasks: [...run.withdrawn] } : {});
@@ -33,19 +34,22 @@ export function makeRuns(project, kind, token, changed) {
   // Once the server answers, it has the labels; `run.sent` resolves then.
   function request(run, action, url, body = {}) {
     Object.assign(run, { action, status: "queued", error: "", isSending: true, until: Date.now() + PATIENCE });
-    run.sent = post(url, token() ? { ...body, token: token() } : body, { keepalive: true }).then(
-      (answer) => {
-        run.id = answer.run;
-        // With a token, the server first checks it with Label Studio; until then, it reports how the run ended before.
-        run.old = isOpen(answer) ? null : answer.changed_at;
-      },
-      (error) => Object.assign(run, { status: "failed", error: error.message }),
-    ).then(() => {
+    run.sent = post(url, token() ? { ...body, token: token() } : body, { keepalive: true }).then((answer) => {
+      if (!answer.run) throw new Error("The backend’s answer was incomplete.");
+      // With a token, the server first checks whether it may undo or resume; until then, it reports how the run ended before.
+      run.old = !run.id || isOpen(answer) ? null : answer.changed_at;
+      Object.assign(run, { id: answer.run, mayExist: false });
+    }).catch((error) => {
+      Object.assign(run, { status: "failed", error: error.message });
+      // Only a refusal says that the server doesn't have the labels. Otherwise, the answer may have been lost on its way.
+      if (!run.id && !(error.status < 500)) run.mayExist = true;
+    }).then(() => {
       run.isSending = false;
       changed();
       follow();  // this may take long, so `sent` doesn't wait for it
     });
     changed();
+    return run.sent;
   }
 
   // Undoes some of a run's tasks, by default all.
@@ -53,15 +57,30 @@ export function makeRuns(project, kind, token, changed) {
     for (const task of tasks) run.withdrawn.add(task);
     if (run.id) Object.assign(run, { action: "undo", status: "queued" });
     changed();
-    await run.sent;
-    if (run.id) sendUndo(run);
-    else if (!left(run).length) Object.assign(run, { action: "undo", status: "finished", error: "" });  // it was never sent
+    while (run.isSending) await run.sent;
+    if (run.id || run.mayExist) await sendUndone(run);
+    else forget(run);
     changed();
   }
 
+  // Only the answer to the labels tells which run is to be undone.
+  async function sendUndone(run) {
+    if (!run.id) await write(run);
+    if (run.id) await sendUndo(run);
+  }
+
+  // Leaves out what was undone before the server got it.
+  function forget(run) {
+    const labels = run.labels.map(({ label, tasks }) => ({ label, tasks: tasks.filter((task) => !run.withdrawn.has(task)) }));
+    run.labels = labels.filter(({ tasks }) => tasks.length);
+    run.tasks = left(run);
+    run.withdrawn.clear();
+    if (!run.tasks.length) Object.assign(run, { action: "undo", status: "finished", error: "" });
+  }
+
   function retry(run) {
-    if (!run.id) write(run);
-    else if (run.action === "undo") sendUndo(run);
+    if (run.action === "undo" || (!run.id && run.withdrawn.size)) sendUndone(run);
+    else if (!run.id) write(run);
     else request(run, run.action, `${PATH}/${run.id}/resume`);
   }
 
@@ -100,7 +119,7 @@ export function makeRuns(project, kind, token, changed) {
     start, undo,
     retryAll: () => runs.filter((run) => run.status === "failed").forEach(retry),
     failed: () => runs.filter((run) => run.status === "failed"),
-    isUnsent: () => runs.some((run) => !run.id && left(run).length),
+    isUnsent: () => runs.some((run) => !run.id && (run.mayExist || left(run).length)),
     // Tasks that have a label, or will have one.
     tasks: () => runs.flatMap(left),
     // The tasks among them that the server knows about.
@@ -112,6 +131,9 @@ export function makeRuns(project, kind, token, changed) {
     deleted: () => sum(runs, (run) => run.deleted.length),
   };
 }
+
+// Browsers offer crypto.randomUUID only over HTTPS.
+const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // The tasks of a run whose labels aren't undone.
 const left = (run) => run.tasks.filter((task) => !run.withdrawn.has(task));
@@ -125,9 +147,11 @@ function hasBegun(run, { action, withdrawn, changed_at: changed }) {
 }
 
 // The outcome for some tasks of a run.
-export function outcome({ status, action, isWritten, others, deleted, kept }, tasks, isUndone) {
+export function outcome({ status, action, mayExist, isWritten, others, deleted, kept }, tasks, isUndone) {
   const some = (list) => tasks.filter((task) => list.includes(task)).length;
-  if (status === "failed" && (isUndone || !isWritten)) return { words: action === "undo" && isUndone ? "not undone" : "not saved", color: "bad" };
+  if (status === "failed" && (isUndone || !isWritten)) {
+    return { words: isUndone && (action === "undo" || mayExist) ? "not undone" : "not saved", color: "bad" };
+  }
   if (!isUndone && !isWritten) return { words: "saving", color: "busy" };
   if (!isUndone) {
     const reasons = [some(others) && "already labeled", some(deleted) && "deleted in Label Studio"].filter(Boolean);
