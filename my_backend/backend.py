@@ -76,7 +76,10 @@ class Backend:
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
         self.embedding_sharing = EmbeddingSharing(self.job_store, self.queue if settings.redis else None)
-        self.labeling = Writer(self.projects, self.connections, self.job_store.tally, self._labeling_ended)
+        self.token_gate = TokenGate(self.projects, self.connections)
+        self.labeling = Writer(
+            self.projects, self.connections, self.job_store.tally, self._labeling_ended, self.token_gate.is_waiting
+        )
         self.pools = Pools(self.projects, self.connections, self.serving, self.new_model, self.labeling.store)
         planner = Planner(self.projects, self.connections, self.serving, self.pools)
         self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare)
@@ -90,7 +93,6 @@ class Backend:
             self.open_media,
             images=bool(settings.retrain_after_annotations),
         )
-        self.token_gate = TokenGate(self.projects, self.connections)
         self.webhook_password = WebhookPassword(settings, self.projects)
         self.reconciliation = Reconciliation(self.submit_correction)
         self.recent = Recent(self.projects)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class TokenGate(Background):
     def __init__(self, projects: Projects, connections: Connections) -> None:
         super().__init__("token-gate")
         self._projects, self._connections = projects, connections
-        self._asked: queue.Queue[_Asked] = queue.Queue(MOST_WAITING)
+        self._waiting: list[_Asked] = []  # the oldest first; each stays here until its action is done or refused
         self._refused: dict[str, Refusal] = {}
 
     def ask(self, project: Project, token: str, what: str, do: Callable[[], object]) -> None:
@@ -54,13 +53,15 @@ class TokenGate(Background):
 
         `what` names the action in messages, for example "Deleting the project".
         """
+        if len(self._waiting) >= MOST_WAITING:
+            raise Unavailable("too many requests are waiting for their tokens to be checked: try again later")
         redact.know([token])
-        try:
-            self._asked.put_nowait(_Asked(project, token, what, do))
-        except queue.Full:
-            redact.forget([token])
-            raise Unavailable("too many requests are waiting for their tokens to be checked: try again later") from None
+        self._waiting.append(_Asked(project, token, what, do))
         self._wake()
+
+    def is_waiting(self, token: str) -> bool:
+        """Whether an action that was requested with this token is neither done nor refused."""
+        return any(asked.token == token for asked in list(self._waiting))
 
     def refusals(self) -> dict[str, Refusal]:
         """The last refusal for each project's uid, unless it was long ago; from memory."""
@@ -68,8 +69,9 @@ class TokenGate(Background):
         return {uid: one for uid, one in list(self._refused.items()) if uid in known and one.at > oldest}
 
     def _look(self) -> float:
-        while not self._asked.empty() and not self._stopping:
-            self._decide(self._asked.get())
+        while self._waiting and not self._stopping:
+            self._decide(self._waiting[0])
+            del self._waiting[0]
         return math.inf
 
     def _decide(self, asked: _Asked) -> None:

@@ -73,11 +73,15 @@ class Writer(Background):
         connections: Connections,
         tally: Tally,
         ended: Callable[[Run], None] = lambda run: None,
+        is_waiting: Callable[[str], bool] = lambda token: False,
     ) -> None:
-        """`ended` is called after each attempt of a run."""
+        """`ended` is called after each attempt of a run.
+
+        `is_waiting` tells whether an earlier request with this token has to be dealt with first.
+        """
         super().__init__("labeling")
         self._projects, self._connections = projects, connections
-        self._tally, self._ended = tally, ended
+        self._tally, self._ended, self._is_waiting = tally, ended, is_waiting
         self.store = RunStore(projects.root)
         self._tokens: dict[str, str] = {}  # run → the token that a person gave; only in memory
         self._retries: dict[str, _Retry] = {}
@@ -173,8 +177,11 @@ class Writer(Background):
 
     def _look(self) -> float:
         held: set[str] = set()  # projects with an undo that has to wait: later runs may label the same tasks again
+        # Found before the runs are read: an undo that was requested before one of these runs is then among the runs.
+        free = {run for run, token in list(self._tokens.items()) if not self._is_waiting(token)}
         for run in self.store.open():
-            if not self._stopping and run.project not in held and self._is_due(run):
+            may_start = run.project not in held and (run.id in free or not run.own_token)
+            if not self._stopping and may_start and self._is_due(run):
                 self._try(run)
             if run.action == "undo" and run.id in self._retries and run.id not in self._faults:
                 held.add(run.project)

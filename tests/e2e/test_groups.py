@@ -372,6 +372,33 @@ def test_labels_whose_answer_was_lost_can_be_undone(
     assert len(keys) == lost + 1
 
 
+def test_label_that_follows_an_undo_is_sent_after_it(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    sent: list[str] = []
+    held: list[Route] = []
+
+    def note(route: Route) -> None:
+        sent.append(route.request.url.rpartition("/")[2])
+        held.append(route) if sent[-1] == "undo" else route.continue_()
+
+    with opened(browser, site.url) as page:
+        person = Person(page, site.truth)
+        page.route(re.compile("/api/labeling/runs(/.*/undo)?$"), note)
+        tasks = person.tasks()
+        page.keyboard.press(KEYS["Red"])
+        person.wait_until_saved(f"{len(tasks)} labels saved.")
+        person.tasks()
+        page.keyboard.press("Backspace")
+        assert person.tasks() == tasks
+        page.keyboard.press(KEYS["Green"])
+        person.tasks()
+        assert sent == ["runs", "undo"]
+        held.pop().continue_()
+        expect(page.locator("#history li .chip").first).to_have_text("saved")
+    assert sent == ["runs", "undo", "runs"]
+    assert site.labels() == dict.fromkeys(tasks, "Green")
+
+
 def test_more_like_this_leads_back(browser: Browser, make_site: MakeSite) -> None:
     site = make_site()
     with opened(browser, site.url) as page:

@@ -11,6 +11,8 @@ import pytest
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.labeling import attempt, writer
 from my_backend.labeling.runs import Labels, RunStore, new_run_id
+from my_backend.labeling.writer import Writer
+from my_backend.token_gate import TokenGate
 from safe_http.redaction import redact
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import SECONDS, eventually
@@ -228,6 +230,50 @@ def test_project_is_deleted_for_a_token_that_may_change_it(start: Any, label_stu
     assert client.post("/delete", {"project": 7, "token": label_studio.pat}, 202) == {"status": "asked"}
 
     assert eventually(lambda: client.backend.projects.all() == [])
+
+
+def test_label_that_follows_an_undo_waits_until_the_token_is_checked(
+    start: Any, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, tasks = start(**OPEN), label_studio.labels.add(3)
+    token = {"token": label_studio.pat}
+    first = ended(client, label(client, tasks, **token)["run"])["run"]
+    check, look, looks, asked = TokenGate._check, Writer._look, 0, threading.Event()
+
+    def counted(self: Writer) -> float:
+        nonlocal looks
+        pause = look(self)
+        looks += 1
+        return pause
+
+    def slow(self: TokenGate, *given: Any) -> None:
+        check(self, *given)
+        assert asked.wait(SECONDS)
+        seen = looks
+        assert eventually(lambda: looks >= seen + 2), "the next label could have been written by now"
+
+    monkeypatch.setattr(Writer, "_look", counted)
+    monkeypatch.setattr(TokenGate, "_check", slow)
+    client.post(f"/api/labeling/runs/{first}/undo", token, 202)
+    second = label(client, [], labels=[{"label": "Dog", "tasks": tasks}], **token)["run"]
+    asked.set()
+
+    assert ended(client, second)["written"] == 3
+    assert client.get(f"/api/labeling/runs/{first}")["undone"] == 3
+    assert label_studio.labels.choices() == {1: ["Dog"], 2: ["Dog"], 3: ["Dog"]}
+
+
+def test_token_that_waits_delays_nobody_elses_labels(
+    start: Any, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, tasks, go = start(**OPEN), label_studio.labels.add(2), threading.Event()
+    monkeypatch.setattr(TokenGate, "_check", lambda *given: go.wait(SECONDS))
+    run = ended(client, label(client, tasks[:1], token=label_studio.pat)["run"])["run"]
+    client.post(f"/api/labeling/runs/{run}/undo", {"token": NO_TOKEN}, 202)
+    try:
+        assert ended(client, label(client, tasks[1:], token=label_studio.pat)["run"])["written"] == 1
+    finally:
+        go.set()
 
 
 def test_stranger_with_a_token_undoes_a_run(start: Any, label_studio: FakeLabelStudio) -> None:

@@ -15,12 +15,20 @@ export function makeRuns(project, kind, token, changed) {
   function start(labels) {
     const tasks = labels.flatMap((one) => one.tasks);
     const run = {
-      key: randomKey(), labels, tasks, withdrawn: new Set(), id: "", mayExist: false, action: "write", status: "queued", error: "",
-      saved: 0, isWritten: false, others: [], deleted: [], kept: [],
+      key: randomKey(), labels, tasks, withdrawn: new Set(), untold: new Set(), id: "", mayExist: false,
+      action: "write", status: "queued", error: "", saved: 0, isWritten: false, others: [], deleted: [], kept: [],
     };
     runs.push(run);
-    write(run);
+    writeInTurn();
+    changed();
     return run;
+  }
+
+  // Labels are sent after the server has answered the undoing of the same tasks' former labels: otherwise, it could find these
+  // and leave the tasks alone.
+  function writeInTurn() {
+    const isHeld = ({ tasks }) => runs.some(({ untold }) => tasks.some((task) => untold.has(task)));
+    for (const run of runs) if (!run.sent && run.tasks.length && !isHeld(run)) write(run);
   }
 
   // Because of the key, the server starts no second run if it has the labels already.
@@ -29,9 +37,15 @@ export function makeRuns(project, kind, token, changed) {
     return request(run, left(run).length ? "write" : "undo", PATH, body);
   }
 
-  const sendUndo = (run) => request(run, "undo", `${PATH}/${run.id}/undo`, left(run).length ? { tasks: [...run.withdrawn] } : {});
+  async function sendUndo(run) {
+    const tasks = [...run.withdrawn];
+    const isAnswered = await request(run, "undo", `${PATH}/${run.id}/undo`, left(run).length ? { tasks } : {});
+    if (!isAnswered) return;
+    for (const task of tasks) run.untold.delete(task);
+    writeInTurn();
+  }
 
-  // Once the server answers, it has the labels; `run.sent` resolves then.
+  // Once the server answers, it has the labels; `run.sent` resolves then, with false if it didn't answer or refused.
   function request(run, action, url, body = {}) {
     Object.assign(run, { action, status: "queued", error: "", isSending: true, until: Date.now() + PATIENCE });
     run.sent = post(url, token() ? { ...body, token: token() } : body, { keepalive: true }).then((answer) => {
@@ -39,14 +53,17 @@ export function makeRuns(project, kind, token, changed) {
       // With a token, the server first checks whether it may undo or resume; until then, it reports how the run ended before.
       run.old = !run.id || isOpen(answer) ? null : answer.changed_at;
       Object.assign(run, { id: answer.run, mayExist: false });
+      return true;
     }).catch((error) => {
       Object.assign(run, { status: "failed", error: error.message });
       // Only a refusal says that the server doesn't have the labels. Otherwise, the answer may have been lost on its way.
       if (!run.id && !(error.status < 500)) run.mayExist = true;
-    }).then(() => {
+      return false;
+    }).then((isAnswered) => {
       run.isSending = false;
       changed();
       follow();  // this may take long, so `sent` doesn't wait for it
+      return isAnswered;
     });
     changed();
     return run.sent;
@@ -54,7 +71,10 @@ export function makeRuns(project, kind, token, changed) {
 
   // Undoes some of a run's tasks, by default all.
   async function undo(run, tasks = run.tasks) {
-    for (const task of tasks) run.withdrawn.add(task);
+    for (const task of tasks) {
+      run.withdrawn.add(task);
+      run.untold.add(task);
+    }
     if (run.id) Object.assign(run, { action: "undo", status: "queued" });
     changed();
     while (run.isSending) await run.sent;
@@ -75,7 +95,9 @@ export function makeRuns(project, kind, token, changed) {
     run.labels = labels.filter(({ tasks }) => tasks.length);
     run.tasks = left(run);
     run.withdrawn.clear();
+    run.untold.clear();
     if (!run.tasks.length) Object.assign(run, { action: "undo", status: "finished", error: "" });
+    writeInTurn();
   }
 
   function retry(run) {
