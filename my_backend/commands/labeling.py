@@ -67,8 +67,8 @@ def start(
 
     The annotations belong to the owner of the backend's token or, with --ask-token, to you.
     """
-    if bool(file) is bool(tasks and choice):
-        raise typer.BadParameter("give --choice and the ids of tasks, or --file")
+    if (tasks or choice) if file else not (tasks and choice):
+        raise typer.BadParameter("give --choice and the ids of tasks, or only --file")
     with _writer() as (writer, projects):
         labels = _read(file) if file else [Labels(choice or [], tasks or [])]
         kind: RunKind = "single" if one_by_one else "group"

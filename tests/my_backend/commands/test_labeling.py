@@ -68,8 +68,22 @@ def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_pat
 
     file.write_text('[{"label": "Cat", "tasks": ["one"]}]')
     assert "0.tasks.0" in label("start", "--file", file)[1]
-    assert label("start", "--file", file, "--choice", "Cat", 1)[0] == 2
-    assert label("start", "--choice", "Cat")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "given", [("--choice", "Cat", 1, "--file"), ("--choice", "Cat", "--file"), (1, "--file"), ("--choice", "Cat"), (1,)]
+)
+def test_tasks_and_choice_are_given_whole_or_in_a_file(
+    label_studio: FakeLabelStudio, tmp_path: Path, given: tuple[object, ...]
+) -> None:
+    label_studio.labels.add(2)
+    file = tmp_path / "labels.json"
+    file.write_text('[{"label": "Cat", "tasks": [2]}]')
+
+    status, said = label("start", *given, *([file] if given[-1] == "--file" else []))
+
+    assert (status, "--file" in said) == (2, True), said
+    assert label_studio.labels.choices() == {1: [], 2: []}
 
 
 def test_choice_that_is_given_twice_is_refused(make_writer: MakeWriter, label_studio: FakeLabelStudio) -> None:
