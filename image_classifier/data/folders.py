@@ -6,7 +6,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -49,8 +50,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each class, in order; the problems; and the number of other files by suffix."""
+    """The images of each class in a folder, in order; the problems; and the number of other files by suffix."""
 
+    folder: Path
     classes: dict[str, list[Path]]
     findings: list[Finding]
     skipped: Counter[str]
@@ -117,7 +119,7 @@ def list_folder(folder: Path) -> Listing:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
             findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
-    return Listing(classes, findings, skipped)
+    return Listing(folder, classes, findings, skipped)
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
@@ -266,8 +268,11 @@ def examine(listing: Listing) -> None:
 
     Marks files as surplus only with proof: duplicates of a readable image, and empty or truncated files. Other files
     that this program can't read stay, since other programs may read them. So do all files of an image in two classes,
-    since only a person can decide which one is right.
+    since only a person can decide which one is right, and files in linked folders outside the listing's folder, since
+    they may belong to something else.
     """
+    root = listing.folder.resolve()
+    inside = cache(lambda parent: parent.resolve().is_relative_to(root))
     labeled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
     for (name, _), file in zip(labeled, read_files([path for _, path in labeled]), strict=True):
@@ -280,7 +285,7 @@ def examine(listing: Listing) -> None:
     sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
     kept: dict[str, tuple[str, Path]] = {}
     classes: dict[str, set[str]] = {}
-    for name, file in sorted(sound, key=lambda pair: _links_to(pair[1].path)):
+    for name, file in sorted(sound, key=lambda pair: (not inside(pair[1].path.parent), _links_to(pair[1].path))):
         kept.setdefault(file.digest, (name, file.path))
         classes.setdefault(file.digest, set()).add(name)
     for (name, file), problem in zip(readable, problems, strict=True):
@@ -293,6 +298,9 @@ def examine(listing: Listing) -> None:
         elif file.path != one:
             surplus = Surplus(file.digest, one) if len(classes[file.digest]) == 1 else None
             listing.findings.append(Finding(file.path, f"the same image as {shown(one)}", surplus))
+    listing.findings[:] = [
+        finding if inside(finding.path.parent) else replace(finding, surplus=None) for finding in listing.findings
+    ]
 
 
 def problem_of(file: ImageFile) -> Finding | None:

@@ -399,3 +399,30 @@ def test_of_links_to_an_image_only_the_links_are_surplus(
     assert {path.relative_to(folder).as_posix() for path in before.keys() - after.keys()} == gone
     assert set(after.values()) == set(before.values())  # no image is lost
     assert not [path for path in folder.rglob("*") if not path.exists()]  # no link leads to nothing
+
+
+@pytest.mark.parametrize("act", [away, delete])
+@pytest.mark.parametrize("place", ["cat/aa", "bear"])
+def test_files_outside_the_folder_are_reported_but_stay(
+    place: str, act: Callable[[Path], Act], folder: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    for name, seed in {"1.png": 0, "2.png": 9, "3.png": 8, "4.png": 8}.items():
+        picture(outside / name, seed)
+    (outside / "empty.png").touch()
+    (folder / place).symlink_to(outside)
+    picture(folder / "cat/zz/2.png", 9)  # listed after the linked folder
+    before = contents(outside)
+
+    findings = looked_through(folder).findings
+
+    assert clean(findings, act(folder)) == findings
+    assert contents(outside) == before
+    assert {finding.path.relative_to(folder / place).as_posix() for finding in findings} >= {"4.png", "empty.png"}
+
+
+def test_folder_that_is_a_link_itself_is_cleaned(folder: Path, tmp_path: Path) -> None:
+    copy = picture(folder / "cat/copy.png", 0)
+    (tmp_path / "link").symlink_to(folder)
+    assert clean(looked_through(tmp_path / "link").findings, delete(folder)) == []
+    assert not copy.exists()
