@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -315,6 +316,14 @@ def move(source: Path, target: Path) -> None:
     _sync(target.parent)
     if source.parent != target.parent:
         _sync(source.parent)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Gives a file a second name; where the file system has no hard links, copies it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def remove(path: Path) -> bool:

@@ -109,7 +109,7 @@ def _back_up_project(copy: "_Copy", target: Path) -> int | None:
 
 @dataclass
 class _Copy:
-    """Copies files and folders; hard-linked files, such as a network shared by versions, stay hard-linked.
+    """Copies files and folders; hard-linked files, such as a network shared by versions, stay hard-linked if possible.
 
     Skips what can't be copied, and notes it in `unreadable` or `left_out` as in `BackedUp`.
     """
@@ -171,7 +171,7 @@ class _Copy:
             self._leave_out(source, "not a regular file")
         elif identity in self._copied:
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(self._copied[identity], target)
+            files.link_or_copy(self._copied[identity], target)
         elif self._copy_file(source, target):
             self._copied[identity] = target
 

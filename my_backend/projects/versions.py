@@ -274,7 +274,7 @@ class Versions:
         `confirm` is as in `publish`.
         """
         with self._staging() as staging:
-            shutil.copytree(version.folder, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
+            shutil.copytree(version.folder, staging, copy_function=files.link_or_copy, dirs_exist_ok=True)
             (staging / VERSION_FILE).unlink()
             stored = _with_paths(version.train_output, str(version.folder), HERE)
             return self._finish(
@@ -634,10 +634,3 @@ def _names_under(value: Any, folder: Path) -> set[str]:
         return {value.removeprefix(prefix).split("/")[0]} if value.startswith(prefix) else set()
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return set().union(*(_names_under(item, folder) for item in items))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

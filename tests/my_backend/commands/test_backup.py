@@ -96,6 +96,20 @@ def test_files_that_versions_share_take_their_room_once(model_dir: Path, tmp_pat
     assert first.stat().st_ino != (live_in(model_dir).folder / "model" / "weights").stat().st_ino
 
 
+def test_backup_on_a_file_system_without_links_has_copies(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    assert back_up(model_dir, tmp_path / "backup") == BackedUp(projects=1, versions=2)
+
+    first, second = (tmp_path / "backup" / "projects" / UID / "versions").glob("v*/model/weights")
+    assert first.read_bytes() == second.read_bytes() == (live_in(model_dir).folder / "model/weights").read_bytes()
+
+
 def test_backup_is_the_owners_alone(model_dir: Path, tmp_path: Path) -> None:
     back_up(model_dir, tmp_path / "backup")
 
