@@ -7,7 +7,6 @@ import os
 import socket
 import tempfile
 import time
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -83,21 +82,23 @@ def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part") as part:
+    with tempfile.TemporaryDirectory(dir=file.parent, suffix=".part") as folder:
+        part = Path(folder) / file.name
         headers = {"User-Agent": USER_AGENT}
-        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)) as response:
+        with (
+            requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)) as response,
+            part.open("wb") as out,
+        ):
             response.raise_for_status()
             # iter_content() would wait for a whole chunk, however slowly it arrives
             while chunk := response.raw.read1(1 << 20, decode_content=True):
                 digest.update(chunk)
-                part.write(chunk)
+                out.write(chunk)
                 if time.monotonic() > deadline:
                     raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
         if not digest.hexdigest().startswith(sha256_prefix):
             raise WeightsError("the download is damaged: its hash does not match its name")
-        part.flush()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(part.name, file)
+        os.replace(part, file)
 
 
 def why(error: BaseException) -> str:

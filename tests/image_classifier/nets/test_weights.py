@@ -1,5 +1,6 @@
 """Weights from files and from the internet: what is loaded, and what is refused."""
 
+import errno
 import http.server
 import io
 import logging
@@ -336,7 +337,15 @@ def checkpoints() -> list[Path]:
     return list((Path.home() / ".cache/torch/hub/checkpoints").glob("*"))
 
 
-def test_the_imagenet_weights_are_downloaded_once(state: State, weights_url: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_the_imagenet_weights_are_downloaded_once(
+    hard_links: bool, state: State, weights_url: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not hard_links:
+        monkeypatch.setattr(os, "link", refuse)
     file = io.BytesIO()
     torch.save(state, file)
     body = file.getvalue()
