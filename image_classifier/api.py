@@ -7,9 +7,11 @@ from typing import Any
 from image_classifier.cli.config import read_recipe, read_settings
 from image_classifier.cli.console import show_progress
 from image_classifier.cli.predictions import Prediction, predict
-from image_classifier.cli.run import Experiment
+from image_classifier.cli.run import STATE_FILE, Experiment
 from image_classifier.cli.session import open_bench
 from image_classifier.cli.sources import training_samples
+from image_classifier.data.folders import shown
+from image_classifier.errors import UsersError
 from image_classifier.nets import folder as saved_models
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.nets.folder import SavedModel
@@ -78,8 +80,11 @@ def train(
     }
     recipe = read_recipe(None, given, settings)
     folder = Path(output)
+    if (folder / STATE_FILE).exists():  # only the command can resume it
+        raise UsersError(f"{shown(folder)} already contains a training run: choose another output folder")
     experiment = Experiment(folder, recipe, training_samples(recipe, folder, settings), resume=False)
-    backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
-    with open_bench(settings) as bench, show_progress() as progress:
-        experiment.run(bench, backbone, progress)
+    with experiment.claimed():
+        backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
+        with open_bench(settings) as bench, show_progress() as progress:
+            experiment.run(bench, backbone, progress)
     return load_model(folder)

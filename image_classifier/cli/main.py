@@ -25,7 +25,7 @@ from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.help import Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
 from image_classifier.cli.outcomes import DUPLICATE, summarize
-from image_classifier.cli.outputs import refuse_other_kinds
+from image_classifier.cli.outputs import new_folder, refuse_other_kinds
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.run import Experiment
@@ -325,7 +325,7 @@ def train(
     if experiment.finished:
         say("This training run is already finished.")
     else:
-        _run(experiment, recipe, settings, output)
+        _run(experiment, recipe, settings)
     if experiment.found_rate is not None:
         say(f"Found the learning rate {experiment.found_rate:g}; {shown(experiment.rate_chart)} shows the curve")
     model = load_model(output)
@@ -338,19 +338,19 @@ def train(
             write_report(recipe.testing.report, examination, f"{output.name} on {test_path}")
 
 
-def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, output: Path) -> None:
-    backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
-    with open_bench(settings) as bench:
-        try:
-            with show_progress() as progress:
+def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings) -> None:
+    try:
+        with experiment.claimed():
+            backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
+            with open_bench(settings) as bench, show_progress() as progress:
                 broken = experiment.run(bench, backbone, progress)
-        except KeyboardInterrupt:
-            if experiment.best_so_far is None:
-                say(f"Interrupted before a model was saved. Continue with --resume, or remove {shown(output)}.")
-            else:
-                say(f"Interrupted. {shown(experiment.best_so_far)} has the best model so far; continue with --resume.")
-                _print_figures(load_model(experiment.best_so_far))
-            raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        if experiment.best_so_far is None:
+            say("Interrupted before a model was saved. Run the command again to start over.")
+        else:
+            say(f"Interrupted. {shown(experiment.best_so_far)} has the best model so far; continue with --resume.")
+            _print_figures(load_model(experiment.best_so_far))
+        raise typer.Exit(INTERRUPTED) from None
     say_all((Finding(s.image.path, str(why)) for s, why in broken.items()), "`prepare` lists them all")
 
 
@@ -522,7 +522,8 @@ def retrain(
             )
         done = correct(classifier, kept, embeddings, corrected)
     target = output / saved.folder.name if output else saved.folder
-    save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)
+    with new_folder(target.parent):
+        save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)
     for when, one, accuracy in (
         ("before", classifier, done.accuracy_before),
         ("after", done.classifier, done.accuracy_after),

@@ -1,9 +1,9 @@
-"""Output files of commands: written completely or not at all, and never over a file of another kind."""
+"""Outputs of commands: written completely or not at all, and never over a file of another kind."""
 
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from image_classifier.data.folders import shown
@@ -34,3 +34,20 @@ def written_aside(file: Path) -> Iterator[Path]:
         part = Path(folder) / file.name
         yield part
         os.replace(part, file)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Creates a folder and its parents; if the block fails, removes those that are new, unless they contain something.
+
+    So the same command can be tried again.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
+        raise

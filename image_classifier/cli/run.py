@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from image_classifier.cli.charts import write_curves, write_rate_chart
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
 from image_classifier.cli.ctrl_c import ending_on_ctrl_c
+from image_classifier.cli.outputs import new_folder
 from image_classifier.cli.results import Results
 from image_classifier.cli.session import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
@@ -55,15 +57,13 @@ class Experiment:
         begun = self._read_state()
         if begun is None:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise UsersError(f"{shown(folder)} already exists: choose another --output")
-            folder.mkdir(parents=True, exist_ok=True)
-            self._write_state()
+                raise UsersError(f"{shown(folder)} already exists: choose another output folder")
         elif not resume:
             raise UsersError(
-                f"{shown(folder)} already contains a training run: add --resume, or choose another --output"
+                f"{shown(folder)} already contains a training run: add --resume, or choose another output folder"
             )
         elif differences := _differences(begun, self._state):
-            raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another --output")
+            raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another output folder")
         else:
             self._state = begun
 
@@ -76,6 +76,20 @@ class Experiment:
     def _checkpoint(self) -> Path:
         return self._folder / CHECKPOINT_FILE
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Claims the folder; if the block fails before there is anything to resume, gives the folder up again."""
+        with new_folder(self._folder):
+            try:
+                self._write_state()
+                yield
+            except BaseException:
+                if self.best_so_far is None and not self._checkpoint.exists():
+                    for name in (STATE_FILE, RESULTS_FILE, CURVES_FILE, RATE_CHART):
+                        (self._folder / name).unlink(missing_ok=True)
+                        (self._folder / f".{name}.part").unlink(missing_ok=True)
+                raise
+
     def _read_state(self) -> dict[str, Any] | None:
         try:
             state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
@@ -84,7 +98,7 @@ class Experiment:
         except (ValueError, RecursionError):  # invalid JSON or UTF-8, or nested too deep
             state = {}
         if not isinstance(state, dict) or not self._state.keys() <= state.keys():
-            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another --output")
+            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another output folder")
         return state
 
     def _write_state(self) -> None:
@@ -99,9 +113,9 @@ class Experiment:
         return next((place for place in places if place.is_dir()), None)
 
     def run(self, bench: Workbench, backbone: Backbone, progress: Progress) -> dict[Sample, ImageError]:
-        """Trains to the end; returns the samples that can't be read.
+        """Trains to the end in the claimed folder; returns the samples that can't be read.
 
-        After KeyboardInterrupt the folder contains the best model so far, if there is one.
+        After KeyboardInterrupt the folder contains the best model so far, if there is one; otherwise it is given up.
         """
         results = Results(self._folder / RESULTS_FILE, progress)
         try:

@@ -19,7 +19,9 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
     path = recipe.data.path
     if path.is_dir():
         if output.resolve().is_relative_to(path.resolve()):
-            raise UsersError(f"{shown(output)} would become a class of {shown(path)}: choose an --output outside it")
+            raise UsersError(
+                f"{shown(output)} would become a class of {shown(path)}: choose an output folder outside it"
+            )
         split = find_split(path)
     else:
         split = None

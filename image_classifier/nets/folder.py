@@ -63,8 +63,12 @@ def save_model(
     Files that people have put next to the earlier model, such as an export, are kept.
     """
     part = _aside(folder, "part")
-    classifier.save(part, backbone_file=backbone_file)
-    write_samples(part / SAMPLES_FILE, samples)
+    try:
+        classifier.save(part, backbone_file=backbone_file)
+        write_samples(part / SAMPLES_FILE, samples)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # it is large, and the disk may be full
+        raise
     if folder.exists():
         old = _aside(folder, "old")
         folder.rename(old)

@@ -11,6 +11,7 @@ import pytest
 import image_classifier
 from examples.train_and_predict import main
 from image_classifier.errors import UsersError
+from image_classifier.nets.weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,22 @@ def test_notebook_runs_from_its_first_cell_to_its_last(folders: tuple[Path, Path
     assert "of 8 predictions are wrong" in done.stdout
     assert len(cells) > 4
     assert (notebook["nbformat"], [cell for cell in notebook["cells"] if cell.get("outputs")]) == (4, [])
+
+
+def test_error_leaves_no_folder_and_advises_no_option_of_the_command(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match="did you mean resnet18"):
+        image_classifier.train(folders[0], tmp_path / "runs/model", network="resnet19")
+    assert not (tmp_path / "runs").exists()
+
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/training.json").touch()
+    for output in ("begun", "others", "training/model"):
+        with pytest.raises(UsersError) as error:
+            image_classifier.train(folders[0], tmp_path / output)
+        assert "output folder" in str(error.value)
+        assert "--" not in str(error.value)
 
 
 def test_unknown_option_and_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:

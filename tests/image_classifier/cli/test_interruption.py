@@ -149,3 +149,4 @@ def test_ctrl_c_before_there_is_a_model_says_so(folder: Path, tmp_path: Path) ->
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), said
     assert "before a model was saved" in said
+    assert not (tmp_path / "model").exists()

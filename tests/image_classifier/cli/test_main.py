@@ -228,6 +228,7 @@ def nothing_but_broken(folder: Path) -> Path:
         (lambda f: f, ["--epochs", "0"], "training.epochs = 0: input should be greater than 0"),
         (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = 'nan'"),
         (lambda f: f, ["--images", "."], "--images is only for a JSON export"),
+        (lambda f: f, ["--network", "resnet19"], "did you mean resnet18"),
         (lambda f: f, ["--weights", "gone.pth"], "no such file; use an existing file, `imagenet` or `none`"),
         (lambda f: f, ["--report", "r.html"], "add --test"),
         (lambda f: f, ["--config", "gone.toml"], "can't read gone.toml"),
@@ -239,6 +240,34 @@ def test_train_says_in_one_sentence_what_is_wrong(
     said = run(*TRAIN, source(folder), *(option.format(folder=folder) for option in options))
     assert message in said.error
     assert said.out == ""
+    assert not Path("model").exists()
+
+
+@pytest.mark.parametrize("output", ["model", "runs/first/model", "empty"])
+def test_training_that_fails_before_it_has_learned_anything_can_be_tried_again(
+    output: str, run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("empty").mkdir()
+    before = set(Path().rglob("*"))
+    train = (*TRAIN, folder, "--epochs", 1, "--lr", "auto", "--output", output)
+    with monkeypatch.context() as patch:
+        patch.setattr("image_classifier.nets.folder.write_samples", out_of_space)
+        assert "No space left" in run(*train).error
+    assert set(Path().rglob("*")) - {Path("cache"), *Path("cache").rglob("*")} == before
+    assert run(*train).status == 0
+
+
+def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = (*TRAIN, folder, "--epochs", 1, "--mode", "full")
+    with monkeypatch.context() as patch:
+        patch.setattr("image_classifier.cli.run.train_all_layers", out_of_space)
+        assert "No space left" in run(*train).error
+    assert load_model(Path("model")).classifier.backbone.origin == "random"
+    assert run(*train, "--resume").status == 0
+
+
+def out_of_space(*given: Any, **options: Any) -> None:
+    raise disk_error()
 
 
 def test_a_setting_that_cannot_be_used_is_named(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,6 +621,24 @@ def test_retrain_says_in_one_sentence_what_is_wrong(
     arguments = ["retrain", model, "--img", image, "--label", label, *options]
     assert message in run(*(str(argument).format(**names) for argument in arguments)).error
     assert (model / "head/head.safetensors").read_bytes() == kept
+
+
+def test_retraining_on_a_full_disk_leaves_nothing_behind(
+    run: Command, model: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain = ("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    before = contents(model)
+    for options in ((), ("--output", "runs/new")):
+        with monkeypatch.context() as patch:
+            patch.setattr("image_classifier.nets.folder.write_samples", out_of_space)
+            assert "No space left" in run(*retrain, *options).error
+        assert (contents(model), Path("runs").exists()) == (before, False)
+        assert run(*retrain, *options).status == 0
+        before = contents(model)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
