@@ -44,7 +44,7 @@ from image_classifier.data.preprocessing import ImageError, limit_memory, limit_
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import Examination, answers_of, embed_samples, examine_model
 from image_classifier.nets.classifier import BACKBONE_FILE, Classifier, load_backbone
-from image_classifier.nets.folder import SavedModel, load_model, save_model
+from image_classifier.nets.folder import SavedModel, find_model, is_version, load_model, locked, save_model
 from image_classifier.nets.weights import WeightsError
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.training.correction import correct
@@ -493,13 +493,18 @@ def retrain(
     ] = None,
 ) -> None:
     """Correct a model with one image: train its last layer again on all images it knows and on this one."""
-    saved = load_model(model)
+    place = find_model(model)
+    if output is None and is_version(place):
+        raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
+    with new_folder(output) if output else locked(place):
+        _retrain(place, img, label, output / place.name if output else place)
+
+
+def _retrain(place: Path, img: Path, label: list[str], target: Path) -> None:
+    """Corrects the model in the folder `place`, and saves it in `target`."""
+    saved = load_model(place)
     classifier = saved.classifier
     said = _right_label(label, classifier)
-    if output is None and saved.is_version:
-        raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
-    if output and output.exists():
-        raise UsersError(f"{shown(output)} already exists: choose another --output")
     [file] = read_files([img])
     if isinstance(file, Finding):
         raise UsersError(str(file))
@@ -521,9 +526,7 @@ def retrain(
                 "is retrained without them"
             )
         done = correct(classifier, kept, embeddings, corrected)
-    target = output / saved.folder.name if output else saved.folder
-    with new_folder(target.parent):
-        save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)
+    save_model(done.classifier, kept, target, place / BACKBONE_FILE)
     for when, one, accuracy in (
         ("before", classifier, done.accuracy_before),
         ("after", done.classifier, done.accuracy_after),

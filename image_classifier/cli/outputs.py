@@ -38,16 +38,19 @@ def written_aside(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder and its parents; if the block fails, removes those that are new, unless they contain something.
+    """Creates a folder and its parents; if the block fails, removes them again, unless they contain something.
 
-    So the same command can be tried again.
+    So the command can be run again. Raises UsersError if the folder exists.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in folder.parents if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UsersError(f"{shown(folder)} already exists: choose another output folder") from None
+    try:
         yield
     except BaseException:
         with suppress(OSError):
-            for path in missing:
+            for path in (folder, *missing):
                 path.rmdir()
         raise

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -79,7 +79,7 @@ class Experiment:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Claims the folder; if the block fails before there is anything to resume, gives the folder up again."""
-        with new_folder(self._folder):
+        with nullcontext() if self._folder.is_dir() else new_folder(self._folder):
             try:
                 self._write_state()
                 yield

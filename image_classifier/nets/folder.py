@@ -2,9 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from image_classifier.data.dataset import Sample, read_samples, write_samples
 from image_classifier.data.folders import shown
@@ -26,11 +29,6 @@ class SavedModel:
     classifier: Classifier
     samples: list[Sample]
 
-    @property
-    def is_version(self) -> bool:
-        """Whether it belongs to a version of the backend, which never changes."""
-        return (self.folder.parent / VERSION_FILE).is_file()
-
 
 def find_model(folder: Path) -> Path:
     """The folder with model.json; raises UsersError."""
@@ -40,6 +38,11 @@ def find_model(folder: Path) -> Path:
     raise UsersError(
         f"{shown(folder)} has no model: pass the folder that `train --output` wrote, or a version's folder"
     )
+
+
+def is_version(folder: Path) -> bool:
+    """Whether a model's folder belongs to a version of the backend, which never changes."""
+    return (folder.parent / VERSION_FILE).is_file()
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -79,6 +82,19 @@ def save_model(
         shutil.rmtree(old)
     else:
         os.replace(part, folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from replacing the model from before it is read until it is saved; raises UsersError."""
+    real = folder.resolve()
+    try:
+        with FileLock(real.parent / f".{real.name}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UsersError(
+            f"another process is changing {shown(folder)}: wait until it is done, then run the command again"
+        ) from None
 
 
 def _aside(folder: Path, kind: str) -> Path:

@@ -18,6 +18,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from PIL import ExifTags, Image
 
+import image_classifier.cli.main
 from image_classifier.cli.console import take_any_name
 from image_classifier.cli.main import main
 from image_classifier.data.dataset import held_out, read_samples
@@ -494,7 +495,7 @@ def test_a_corrected_image_is_right_at_once(run: Command, model: Path, others: P
     assert run("predict", model, image).out.split("\t")[1] == "1"
     assert len(after.samples) == 37
     assert after.classifier.backbone.fingerprint == before.classifier.backbone.fingerprint
-    assert [path.name for path in model.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in model.iterdir() if path.name.startswith(".")] == [".head.lock"]
 
 
 def test_a_correction_outlasts_the_next_one_and_does_not_judge_the_model(
@@ -546,7 +547,7 @@ def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
     for number in gone:
         samples[number]["name"] = f"/machine/a/{number}.png"
     (model / "head/samples.json").write_text(json.dumps(samples))
-    kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    kept = contents(model)
     refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
     assert said in refused.error
     assert (
@@ -555,7 +556,7 @@ def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
     )
     assert "train again" in refused.error
     assert refused.out == ""
-    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept
+    assert contents(model) == kept
     assert not Path("new").exists()
 
 
@@ -623,6 +624,32 @@ def test_retrain_says_in_one_sentence_what_is_wrong(
     assert (model / "head/head.safetensors").read_bytes() == kept
 
 
+@pytest.mark.parametrize("step", ["load_model", "correct", "save_model"])
+@pytest.mark.parametrize("output", [(), ("--output", "new")])
+def test_second_retraining_at_the_same_time_loses_no_correction(
+    step: str, output: tuple[str, ...], run: Command, model: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted((others / "0").iterdir())[:2]
+    real, refused = getattr(image_classifier.cli.main, step), []
+
+    def meanwhile(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"image_classifier.cli.main.{step}", real)
+            refused.append(run("retrain", model, "--img", second, "--label", "1", *output).error)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"image_classifier.cli.main.{step}", meanwhile)
+        assert run("retrain", model, "--img", first, "--label", "1", *output).status == 0
+
+    why = "new already exists" if output else f"another process is changing {model}/head: wait until it is done"
+    assert why in refused[0]
+    assert str(first) in {sample.name for sample in load_model(Path("new") if output else model).samples}
+    if not output:
+        assert run("retrain", model, "--img", second, "--label", "1").status == 0
+        assert {str(first), str(second)} <= {sample.name for sample in load_model(model).samples}
+
+
 def test_retraining_on_a_full_disk_leaves_nothing_behind(
     run: Command, model: Path, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -638,7 +665,7 @@ def test_retraining_on_a_full_disk_leaves_nothing_behind(
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".head.lock"}
 
 
 def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
