@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,18 +45,25 @@ def find_images(
 ) -> Iterator[Path]:
     """The images in folders, in order, the named files, and for `-` the files listed in `names`, one per line.
 
-    Adds problems in the folders to `findings` and counts other files in `skipped`. Raises UsersError if a source
-    doesn't exist.
+    Adds problems in the folders to `findings` and counts other files in `skipped`. Raises UsersError if none of the
+    sources exists.
     """
+    if all(source != "-" and _is_missing(source) for source in sources):
+        raise UsersError(f"{shown(sources[0])}: no such file or folder")
     for source in sources:
         if source == "-":
             yield from (Path(line.rstrip("\n")) for line in names if line.strip())
-        elif Path(source).is_dir():
+        elif os.path.isdir(source):  # noqa: PTH112  unlike Path.is_dir, it never raises OSError
             yield from images_below(Path(source), findings, skipped)
-        elif Path(source).exists():
-            yield Path(source)
         else:
-            raise UsersError(f"{shown(source)}: no such file or folder")
+            yield Path(source)
+
+
+def _is_missing(source: str) -> bool:
+    try:
+        return not Path(source).exists()
+    except OSError:  # such as a name that is too long, which is reported with the image
+        return False
 
 
 def predict(lane: InferenceLane, classifier: Classifier, images: Iterable[Path], top: int) -> Iterator[Prediction]:

@@ -465,7 +465,23 @@ def test_unreadable_image_does_not_keep_the_others_from_their_answer(
     assert len(said.out.splitlines()) == 2
     assert f"{tmp_path / 'bad.png'}: not an image" in said.err
     assert "error" in json.loads(run("predict", trained, good, tmp_path / "bad.png", "--json").out)[1]
-    assert "no such file or folder" in run("predict", trained, "gone.png").error
+
+
+def test_missing_image_does_not_keep_the_others_from_their_answer(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    good = sorted(others.rglob("*.png"))[0]
+    Path("dead.png").symlink_to("nowhere.png")
+    Path("self.png").symlink_to("self.png")
+    missing = ("gone.png", "dead.png", "self.png", good / "under a file.png", "x" * 300)
+
+    said = run("predict", trained, *missing, good)
+
+    assert (said.status, len(said.out.splitlines())) == (1, 1)
+    assert all(f"{name}: can't be read (" in said.err for name in missing)
+    answers = json.loads(run("predict", trained, good, *missing, "--json").out)
+    assert ["error" in answer for answer in answers] == [False, *(True for _ in missing)]
+    assert "gone.png: no such file or folder" in run("predict", trained, "gone.png", "dead.png").error
 
 
 @pytest.mark.parametrize("place", ["model", "head", "full", "."])
