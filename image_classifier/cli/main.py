@@ -497,7 +497,7 @@ def retrain(
     if output is None and is_version(place):
         raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
     with new_folder(output) if output else locked(place):
-        _retrain(place, img, label, output / place.name if output else place)
+        _retrain(place, img, label, output / place.relative_to(model) if output else place)
 
 
 def _retrain(place: Path, img: Path, label: list[str], target: Path) -> None:

@@ -42,7 +42,8 @@ def find_model(folder: Path) -> Path:
 
 def is_version(folder: Path) -> bool:
     """Whether a model's folder belongs to a version of the backend, which never changes."""
-    return (folder.parent / VERSION_FILE).is_file()
+    real = folder.resolve()  # the folder may be a link, or the working directory
+    return any((place / VERSION_FILE).is_file() for place in (real, real.parent))
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -63,8 +64,9 @@ def save_model(
 ) -> None:
     """Writes a model to a temporary folder and then moves it into place, so that it is never incomplete.
 
-    Files that people have put next to the earlier model, such as an export, are kept.
+    Files that people have put next to the earlier model, such as an export, are kept. So is a link to the folder.
     """
+    folder = folder.resolve()
     part = _aside(folder, "part")
     try:
         classifier.save(part, backbone_file=backbone_file)

@@ -684,11 +684,63 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".head.lock"}
 
 
-def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
-    (model / "version.json").write_text("{}")
+@pytest.fixture(params=["link", "link/head", "link to head", "head/.", "in head", "in head, as its parent"])
+def linked(request: pytest.FixtureRequest, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Another name of the model, or the working directory."""
+    (tmp_path / "link").symlink_to(model)
+    (tmp_path / "link to head").symlink_to(model / "head")
+    if request.param.startswith("in head"):
+        monkeypatch.chdir(model / "head")
+        return ".." if request.param.endswith("parent") else "."
+    return str(model / request.param if request.param.startswith("head") else tmp_path / request.param)
+
+
+def test_linked_model_is_retrained_in_its_place(run: Command, linked: str, model: Path, others: Path) -> None:
+    links = {path for path in model.parent.iterdir() if path.is_symlink()}
     image = sorted((others / "0").iterdir())[0]
-    assert "versions never change: pass --output" in run("retrain", model, "--img", image, "--label", "1").error
-    assert run("retrain", model, "--img", image, "--label", "1", "--output", "new").status == 0
+    said = run("retrain", linked, "--img", image, "--label", "1")
+    assert said.status == 0, said
+    assert f"Retrained {Path(linked)}" in said.err
+    assert len(load_model(model).samples) == 37
+    assert {path.name for path in model.iterdir()} == {
+        "head",
+        ".head.lock",
+        "results.csv",
+        "results.svg",
+        "training.json",
+    }
+    assert all(path.is_symlink() for path in links)
+
+
+def test_a_version_is_never_changed(run: Command, linked: str, model: Path, others: Path, tmp_path: Path) -> None:
+    (model / "version.json").write_text("{}")
+    before = contents(model)
+    image = sorted((others / "0").iterdir())[0]
+    refused = run("retrain", linked, "--img", image, "--label", "1")
+    assert f"{Path(linked)} is a version, and versions never change: pass --output" in refused.error
+    assert run("retrain", linked, "--img", image, "--label", "1", "--output", tmp_path / "new").status == 0
+    assert len(load_model(tmp_path / "new").samples) == 37
+    assert contents(model) == before
+    assert not (model / ".head.lock").exists()
+
+
+@pytest.mark.parametrize("place", ["model", "full", "."])
+def test_a_version_is_recognized_wherever_its_model_is(
+    place: str, run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "head", tmp_path / "v1" / place, dirs_exist_ok=True)
+    (tmp_path / "v1/version.json").write_text("{}")
+    image = sorted((others / "0").iterdir())[0]
+    assert "versions never change" in run("retrain", tmp_path / "v1", "--img", image, "--label", "1").error
+
+
+def test_retrained_model_is_found_whatever_the_first_ones_folder_is_called(
+    run: Command, model: Path, others: Path
+) -> None:
+    (model / "head").rename("digits")
+    image = sorted((others / "0").iterdir())[0]
+    assert run("retrain", "digits", "--img", image, "--label", "1", "--output", "new").status == 0
+    assert len(load_model(Path("new")).samples) == 37
 
 
 # --- prepare and export -----------------------------------------------------
