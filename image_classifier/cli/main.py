@@ -191,6 +191,8 @@ def prepare(
         say(f"{_files(len(surplus))} can be removed: add --clean to move {them} to {shown(place)}")
     say_all([finding for finding in left if finding not in listing.findings], "run the command again to list them")
     say_skipped(listing.skipped)
+    if listing.note:
+        say(listing.note)
     unusable = {finding.path for finding in listing.findings}
     for name, files in listing.classes.items():
         print(f"{shown(name)}\t{sum(path not in unusable for path in files)}")

@@ -72,6 +72,8 @@ def _folder_samples(folder: Path) -> list[Sample]:
     samples = samples_of(listing)
     say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
     say_skipped(listing.skipped)
+    if listing.note:
+        say(listing.note)
     return samples
 
 

@@ -26,6 +26,8 @@ NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
 NOT_REGULAR = "isn't a regular file"
 _CONTRADICTION = "the same image as {}, which is in another class: remove the wrong one"
 _NOTHING = sha256().hexdigest()
+_VAL = ("val", "valid", "validation")
+_PARTS = ("train", "test", *_VAL)  # of a split
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each class in a folder, in order; the problems; and the number of other files by suffix."""
+    """The images of each class in a folder, in order; the problems; the number of other files by suffix; and a note."""
 
     folder: Path
     classes: dict[str, list[Path]]
     findings: list[Finding]
     skipped: Counter[str]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def find_split(folder: Path) -> Split | None:
     if train is None or len(found) != 1:
         return None
     [(name, val)] = found.items()
-    return Split(train, val, test) if name in ("val", "valid", "validation") else None
+    return Split(train, val, test) if name in _VAL else None
 
 
 def shown(path: Path | str) -> str:
@@ -106,7 +109,7 @@ def list_folder(folder: Path) -> Listing:
         raise UsersError(
             f"{shown(folder)} has no subfolders: put the images of each class into a subfolder named after the class"
         )
-    _refuse_nested(folder, directories)
+    note = _check_nested(folder, directories)
     classes: dict[str, list[Path]] = {}
     seen: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
     for directory in directories:
@@ -119,7 +122,7 @@ def list_folder(folder: Path) -> Listing:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
             findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
-    return Listing(folder, classes, findings, skipped)
+    return Listing(folder, classes, findings, skipped, note)
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
@@ -154,20 +157,31 @@ def _is_image(path: Path, mode: int, skipped: Counter[str]) -> bool:
     return False
 
 
-def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
-    """Raises UsersError for nested class folders: `train/cat, test/cat` would become the classes train and test."""
+def _check_nested(folder: Path, directories: Sequence[Path]) -> str:
+    """A note if class folders have the same subfolders, which may be the classes that were meant; otherwise "".
+
+    Raises UsersError for a split: `train/cat, test/cat` would become the classes train and test.
+    """
     insides = [[(path, _mode(path, [])) for path in _entries(directory, [])] for directory in directories]
     found = [(path, mode) for inside in insides for path, mode in inside if mode is not None]
     if any(S_ISREG(mode) and _is_image(path, mode, Counter()) for path, mode in found):
-        return
-    names = Counter(path.name for path, mode in found if S_ISDIR(mode))
-    repeated = [name for name, count in names.items() if count > 1]
-    if repeated:
+        return ""
+    inner = [path for path, mode in found if S_ISDIR(mode)]
+    parts = [path for path in directories if path.name.casefold() in _PARTS]
+    if inner and (len(parts) > 1 or parts == directories):
+        better = next((path for path in parts if path.name.casefold() == "train"), parts[0])
         raise UsersError(
             f"the class folders of {shown(folder)} are one level too deep (for example, "
-            f"{shown(directories[0].name)}/{shown(repeated[0])}): pass one of its subfolders, such as "
-            f"{shown(directories[0])}"
+            f"{shown(inner[0].relative_to(folder))}): pass one of its subfolders, such as {shown(better)}"
         )
+    names = Counter(path.name for path in inner)
+    if repeated := [name for name, count in names.items() if count > 1]:
+        classes = ", ".join([*(shown(path.name) for path in directories[:3]), *("…" for _ in directories[3:4])])
+        return (
+            f"The classes are the subfolders of {shown(folder)}: {classes}. If {shown(repeated[0])} is meant to be a "
+            "class, pass one of these subfolders instead"
+        )
+    return ""
 
 
 def images_below(

@@ -175,6 +175,21 @@ def test_given_folders_split_the_images(run: Command, folder: Path, others: Path
     assert (figures["images"], figures["left_out"]["trained_on"]) == (12, 1)
 
 
+def test_classes_with_the_same_subfolders_are_learned_and_that_is_said(
+    run: Command, folder: Path, tmp_path: Path
+) -> None:
+    for label in "012":
+        for number, path in enumerate(sorted((folder / label).iterdir())):
+            place = tmp_path / "sides" / label / ("left" if number % 2 else "right")
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+    said = run(*TRAIN, tmp_path / "sides", "--epochs", 1)
+    assert "3 classes from 36 images" in said.out
+    note = "sides: 0, 1, 2. If left is meant to be a class, pass one of these subfolders instead"
+    assert note in said.err
+    assert note in run("prepare", tmp_path / "sides").err
+
+
 @pytest.mark.parametrize("mode", ["head", "full"])
 def test_the_learning_rate_is_found_and_its_curve_kept(run: Command, folder: Path, mode: str) -> None:
     train = (*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--image-size", 32, "--batch-size", 4)

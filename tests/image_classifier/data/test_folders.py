@@ -173,10 +173,44 @@ def test_files_that_are_no_images_are_counted_and_no_contradictions(folder: Path
 
 
 def test_sidecars_do_not_hide_that_a_folder_holds_splits(folder: Path) -> None:
+    folder.rename(folder.parent / "train")
     picture(folder.parent / "test/cat/3.png", 9)
     (folder.parent / "test/notes.txt").touch()
     with pytest.raises(UsersError, match="are one level too deep"):
         list_folder(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("names", "better"),
+    [
+        (("test", "train"), "train"),
+        (("Test", "Train"), "Train"),
+        (("extra", "test", "train", "val"), "train"),
+        (("test", "valid"), "test"),
+        (("train",), "train"),
+    ],
+)
+def test_split_is_refused_and_its_training_images_are_suggested(
+    names: tuple[str, ...], better: str, tmp_path: Path
+) -> None:
+    for name in names:
+        two_classes(tmp_path / name)
+    with pytest.raises(UsersError, match=f"one level too deep .*such as {tmp_path}/{better}$"):
+        list_folder(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("train", "bus"), ("2023", "2024", "2025", "2026")])
+def test_classes_may_have_the_same_subfolders(names: tuple[str, ...], tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        for side in ("left", "right"):
+            picture(tmp_path / name / side / "1.png", 2 * number + (side == "left"))
+    listing = looked_through(tmp_path)
+    assert {name: len(files) for name, files in listing.classes.items()} == dict.fromkeys(names, 2)
+    assert listing.findings == []
+    some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+    assert listing.note.startswith(
+        f"The classes are the subfolders of {tmp_path}: {some}. If left is meant to be a class"
+    )
 
 
 def test_an_error_page_saved_twice_as_an_image_is_no_contradiction(folder: Path) -> None:
@@ -248,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing there": (lambda f: f / "none", "no such folder"),
     "a file": (lambda f: f / "cat/1.png", "isn't a folder"),
     "images without classes": (lambda f: f / "cat", "has no subfolders"),
-    "folders of classes in folders": (lambda f: f.parent, "pass one of its subfolders, such as"),
+    "folders of classes in folders": (lambda f: f.rename(f.parent / "train").parent, "subfolders, such as .*/train"),
 }
 
 
