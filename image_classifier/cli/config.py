@@ -124,21 +124,13 @@ def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSetti
     try:
         return Recipe.model_validate(ingredients)
     except ValidationError as error:
-        raise _named(error, file) from None
+        where = f"{shown(file)}: " if file else ""
+        raise UsersError(where + "; ".join(map(_explain, error.errors()))) from None
 
 
-def read_hook_name(file: Path) -> str | None:
-    """The post-processing hook of a recipe, which needs nothing else; raises UsersError."""
-    try:
-        return Prediction.model_validate(_read(file).get("prediction", {})).postprocess
-    except ValidationError as error:
-        raise _named(error, file, "prediction") from None
-
-
-def _named(error: ValidationError, file: Path | None, *section: str) -> UsersError:
-    where = f"{shown(file)}: " if file else ""
-    faults = ({**fault, "loc": (*section, *fault["loc"])} for fault in error.errors())
-    return UsersError(where + "; ".join(_explain(fault) for fault in faults))
+def read_hook_name(file: Path, settings: ClassifierSettings) -> str | None:
+    """The post-processing hook of a recipe, which needs no images; raises UsersError."""
+    return read_recipe(file, {"data": {"path": Path()}}, settings).prediction.postprocess
 
 
 def _read(file: Path) -> Ingredients:

@@ -462,7 +462,7 @@ def predict_images(
     form: Form = "json" if as_json else "csv" if as_csv else "text"
     classifier = load_model(model).classifier
     settings = read_settings()
-    name = read_hook_name(config) if config else None
+    name = read_hook_name(config, settings) if config else None
     hook = load_hook(name) if name else None
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()

@@ -1009,6 +1009,26 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert "can't load postprocess = nowhere" in with_hook("nowhere").error
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[predictions]\npostprocess = 'a.b'", ": predictions is unknown: use one of data, network, training, testing"),
+        ("[prediction]\npost = 'a.b'", ": prediction.post is unknown: use one of postprocess"),
+        ("[prediction]\npostprocess = 1", ": prediction.postprocess = 1: input should be a valid string"),
+        ("[training]\nepoch = 1", ": training.epoch is unknown: use one of mode, epochs"),
+        ("postprocess = 'a.b'", " has postprocess outside a section"),
+    ],
+)
+def test_predict_names_a_mistake_in_a_recipe(text: str, message: str, run: Command, trained: Path) -> None:
+    Path("recipe.toml").write_text(text)
+    assert f"recipe.toml{message}" in run("predict", trained, "gone.png", "--config", "recipe.toml").error
+
+
+def test_predict_takes_the_recipe_that_the_model_was_trained_with(run: Command, trained: Path, others: Path) -> None:
+    Path("recipe.toml").write_text('[data]\npath = "gone"\n[training]\nepochs = 8\n')
+    assert run("predict", trained, others, "--config", "recipe.toml").status == 0
+
+
 @pytest.mark.parametrize("network", ["resnet18", "convnext_tiny"])
 def test_an_exported_onnx_module_answers_as_the_model_does(
     run: Command, trained: Path, folder: Path, others: Path, network: str
