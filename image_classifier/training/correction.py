@@ -1,12 +1,13 @@
 """Corrects one image: trains the head again on the known embeddings, so that the model gets the image right."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from image_classifier.data.dataset import Sample, held_out, targets_of
+from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.training.head import train_head
@@ -34,8 +35,15 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
 
     So do earlier corrections. The accuracy on other images is measured with heads that have seen the
     corrected image, but not the held-out ones. Metrics and calibration stay as they were after training.
+    Raises UsersError if a newer release has trained the classifier with settings that are unknown here.
     """
-    told = Hyperparameters(**classifier.record["settings"])
+    settings = classifier.record["settings"]
+    if unknown := settings.keys() - {field.name for field in fields(Hyperparameters)}:
+        raise UsersError(
+            f"can't retrain the model, because a newer release trained it with settings that this release doesn't have "
+            f"({', '.join(sorted(unknown))}): install the newer release, or train again"
+        )
+    told = Hyperparameters(**settings)
     targets = targets_of([sample.label for sample in samples], classifier.classes)
     digests = [sample.image.digest for sample in samples]
     weights: dict[str, int] = dict(classifier.record.get("corrections", {}))

@@ -699,6 +699,16 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".head.lock"}
 
 
+def test_settings_of_a_newer_release_are_named(run: Command, model: Path, others: Path) -> None:
+    record = json.loads((model / "head/model.json").read_text())
+    record["settings"] |= {"warmup": 3, "label_smoothing": 0.1}
+    (model / "head/model.json").write_text(json.dumps(record))
+    before = contents(model)
+    said = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    assert "settings that this release doesn't have (label_smoothing, warmup): install the newer release" in said.error
+    assert contents(model) == before
+
+
 @pytest.fixture(params=["link", "link/head", "link to head", "head/.", "in head", "in head, as its parent"])
 def linked(request: pytest.FixtureRequest, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Another name of the model, or the working directory."""
