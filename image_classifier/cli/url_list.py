@@ -75,10 +75,8 @@ def read_lines(file: Path) -> list[Line]:
 def _read_rows(file: Path) -> list[tuple[int, list[str]]]:
     """The rows with content, and the number of the line where each begins."""
     text = read_text(file).removeprefix("\ufeff")
-    first = next((line for line in StringIO(text) if line.strip()), "")
-    delimiter = next((one for one in DELIMITERS if one in first), ",")
     rows, begin = [], 1
-    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
@@ -87,6 +85,19 @@ def _read_rows(file: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise UsersError(f"{shown(file)} isn't a CSV file (line {begin}: {error})") from None
     return rows
+
+
+def _delimiter(text: str) -> str:
+    """A delimiter on the first line: one that separates a URL, which may contain others, from a class; or any."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    found = [one for one in DELIMITERS if lines and one in lines[0]] or [","]
+
+    def separates_two(delimiter: str) -> bool:
+        cells = [line.split(delimiter) for line in lines]
+        fitting = [row for row in cells if len(row) == 2 and row[1].strip() and not set(row[1]) & {*DELIMITERS, '"'}]
+        return len(fitting) * 2 > len(lines)
+
+    return found[0] if len(found) == 1 else next(filter(separates_two, found), found[0])
 
 
 def _columns(file: Path, rows: Sequence[tuple[int, list[str]]]) -> tuple[int, int]:

@@ -45,6 +45,30 @@ def test_lists_in_usual_forms_are_read(read: Read, text: str | bytes) -> None:
     assert [(line.url, line.label, line.problem) for line in read(text)] == [(CAT, "cat", ""), (DOG, "dog", "")]
 
 
+@pytest.mark.parametrize(
+    ("url", "delimiter"),
+    [
+        ("https://example.com/a,b.jpg", ";"),
+        ("https://example.com/w_200,h_200,c_fill/1.jpg", ";"),
+        ("https://example.com/a;b.jpg", ","),
+        ("https://example.com/a;b,c.jpg", "\t"),
+    ],
+)
+@pytest.mark.parametrize("others", ["", f"{DOG}|dog\n", f"{DOG}|dog\n{DOG}\n{DOG}|dog\n"])
+def test_first_url_may_contain_other_delimiters(read: Read, url: str, delimiter: str, others: str) -> None:
+    first, *_ = lines = read(f"{url}|cat\n{others}".replace("|", delimiter))
+
+    assert (first.url, first.label) == (url, "cat")
+    assert {(line.url, line.label) for line in lines[1:]} <= {(DOG, "dog"), (DOG, "")}
+
+
+@pytest.mark.parametrize(
+    "text", [f"{CAT},cat,a note; and more\n{DOG},dog,\n", f'"{CAT}","cat",";"\n"{DOG}","dog",""\n']
+)
+def test_other_delimiters_in_notes_do_not_count(read: Read, text: str) -> None:
+    assert [(line.url, line.label) for line in read(text)] == [(CAT, "cat"), (DOG, "dog")]
+
+
 def test_lines_keep_their_numbers(read: Read) -> None:
     lines = read(f'url,label,note\n\n{CAT},cat,"two\nlines"\n\n{DOG},dog,\n')
 
