@@ -22,7 +22,7 @@ from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
-from image_classifier.cli.help import Commands
+from image_classifier.cli.help import INTERRUPTED, Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
 from image_classifier.cli.outcomes import DUPLICATE, summarize
 from image_classifier.cli.outputs import new_folder, refuse_other_kinds
@@ -59,7 +59,6 @@ app = typer.Typer(
     epilog="Examples:\n\ncollect photos.csv photos\n\ntrain photos --output model\n\npredict model photo.jpg",
 )
 
-INTERRUPTED = 130  # as in a shell
 PROJECT = "image-classifier-backend"
 
 # The option groups in `train --help`; a recipe has sections with the same names.

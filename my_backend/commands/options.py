@@ -1,4 +1,4 @@
-"""How the help of all commands looks, and options that several groups of commands share.
+"""How the help of all commands looks, what Ctrl-C does, and options that several groups of commands share.
 
 `image_classifier/cli/help.py` has the same class `Commands`: neither package imports the other, and those that both
 import have nothing to do with command lines.
@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup, TyperOption
 
+INTERRUPTED = 130  # exit status after Ctrl-C, as in a shell
+
 
 class Commands(TyperGroup):
-    """Commands whose help shows flags without `<bool>`, typer's own flags included: they take no value."""
+    """Commands whose help shows flags without `<bool>`, since they take no value, and that Ctrl-C ends with 130."""
 
     def get_params(self, ctx: Any) -> Any:
         return _without_bool(super().get_params(ctx))
@@ -22,6 +24,14 @@ class Commands(TyperGroup):
         if command:
             _without_bool(command.get_params(ctx))  # a command keeps them, its help option included
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.Abort as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # typer's questions end with Abort and status 1
+                raise typer.Exit(INTERRUPTED) from None
+            raise
 
 
 def _without_bool(params: Iterable[Any]) -> Iterable[Any]:

@@ -841,6 +841,18 @@ def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, mon
     assert asked.err.index(str(spoiled / gone)) < asked.err.index("Delete 1 file permanently?")
 
 
+def test_ctrl_c_at_the_question_deletes_nothing_and_ends_with_130(
+    run: Command, spoiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Terminal):
+        def readline(self, *_: object) -> str:
+            raise KeyboardInterrupt
+
+    before = names(spoiled)
+    monkeypatch.setattr("sys.stdin", Interrupted())
+    assert (run("prepare", spoiled, "--delete").status, names(spoiled)) == (130, before)
+
+
 def test_prepare_deletes_without_a_question_for_scripts(run: Command, spoiled: Path) -> None:
     before = names(spoiled)
     assert "1 file deleted" in run("prepare", spoiled, "--delete", "--yes").err
