@@ -474,7 +474,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = self._backbone_to_grow_from(kind)
         tasks = completions if isinstance(completions, PackedTasks) else PackedTasks(completions)
         mode = settings.train_mode
-        report = Stages(TimeLeft(report), all_layers=kind == "full" and trains_all_layers(mode, backbone, tasks))
+        report = Stages(TimeLeft(report), all_layers=kind == "full" and trains_all_layers(mode, backbone, len(tasks)))
         learned = self._learned()
         may_update = kind == "head" and self._may_update(tasks, backbone, hyperparameters)
         known = self._known_pages(learned) if may_update else {}
@@ -529,7 +529,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
         settle_precision(_networks().lane, backbone, embedded.samples)  # if the trial wasn't made before
-        tunes = trains_all_layers(mode, backbone, embedded.samples)
+        looked_at = sum(sample.evaluates for sample in embedded.samples)
+        tunes = trains_all_layers(mode, backbone, looked_at)
         if kind != "full" or not (tunes or is_supported(choose_device())):
             return output
         best = first

@@ -36,7 +36,7 @@ CLIENTS = 8
 CALLS = 1000
 EVENTS = 200  # of each kind, while a worker trains
 VERSIONS = 20
-IMAGES = 60
+IMAGES = 100  # of which 28 are held out: with fewer than 20, all layers aren't trained
 WAIT_SECONDS = 300
 
 Json = dict[str, Any]

@@ -1226,6 +1226,7 @@ def test_all_layers_with_scrambled_labels_are_held_back_like_their_head(
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "1")
     monkeypatch.setattr(comparison.Comparison, "better", True)
+    monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
     published: list[Json] = []
     model._settings.cache_clear()
     fit(labeled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
@@ -1242,6 +1243,7 @@ def all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "2")
     monkeypatch.setenv("BATCH_SIZE", "4")
     monkeypatch.setattr(comparison.Comparison, "better", True)
+    monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
 
 
 def weights(output: Json) -> Json:
@@ -1472,6 +1474,7 @@ def test_all_layers_train_with_enough_labels_or_on_request_better_one_wins(
     monkeypatch.setenv("TRAIN_MODE", mode)
     monkeypatch.setenv("EPOCHS", "1")
     monkeypatch.setattr(all_layers_module, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
+    monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
@@ -1492,6 +1495,7 @@ def test_failed_trial_ends_the_training_with_the_head(
         return False
 
     monkeypatch.setattr(all_layers_module, "pays", pays)
+    monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
@@ -1499,6 +1503,23 @@ def test_failed_trial_ends_the_training_with_the_head(
     assert all_layers_epochs(records) == []
     assert published == [output]
     assert weights(output)["origin"] == "random"
+
+
+@pytest.mark.parametrize(("mode", "looked_at"), [("full", 0), ("full", 1), ("auto", 11)])
+def test_training_of_labels_that_few_have_looked_at_ends_with_the_head(
+    mode: str, looked_at: int, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAIN_MODE", mode)
+    monkeypatch.setattr(all_layers_module, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12)
+    tasks = labeled(shown[:30])
+    for one in tasks[looked_at:]:  # as "Create Annotations From Predictions" makes them
+        one["annotations"][0] |= {"lead_time": None, "parent_prediction": 3}
+    records: list[Json] = []
+    published: list[Json] = []
+    output = fit(tasks, tmp_path, progress=records.append, publish=published.append)
+    assert output["sources"] == {"person": looked_at, "group": 0, "unseen": 30 - looked_at}
+    assert published == [output]
+    assert all_layers_epochs(records) == []
 
 
 @pytest.mark.parametrize(("attempt", "batch_size"), [(1, 8), (2, 4), (3, 2), (9, 2)])

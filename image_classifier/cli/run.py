@@ -129,7 +129,8 @@ class Experiment:
     ) -> dict[Sample, ImageError]:
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
-        all_layers = trains_all_layers(self._recipe.training.mode, backbone, embedded.samples)
+        looked_at = sum(sample.evaluates for sample in embedded.samples)
+        all_layers = trains_all_layers(self._recipe.training.mode, backbone, looked_at)
         hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
         best = learn_head(backbone, embedded, classes, hyperparameters, progress)
         save_model(best, embedded.samples, self._folder / HEAD)
@@ -216,8 +217,8 @@ class Experiment:
         else:
             shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
             say(
-                "training all layers wasn't clearly better on the held-out images, so the model in which only the last "
-                "layer was trained is kept"
+                "training all layers wasn't clearly better on the held-out images, or these are too few to tell, so "
+                "the model in which only the last layer was trained is kept"
             )
 
 

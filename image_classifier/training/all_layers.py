@@ -4,25 +4,26 @@ Before that, a short trial shows whether training a pretrained network's layers 
 """
 
 import logging
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.evaluation.comparison import compare
+from image_classifier.evaluation.comparison import FEWEST_COMPARED, compare
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
 from image_classifier.progress import Progress, Record
 from image_classifier.settings import TrainMode
 from image_classifier.training.finetune import fine_tune
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_head
+from image_classifier.training.pipeline import TooFewLabels, embed, learn_head
 
 log = logging.getLogger(__name__)
 
 # With fewer labels all layers learn nothing that the head does not; random ones need many more.
 MIN_IMAGES = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
+MIN_TRAINING_IMAGES = 2  # batch normalization can't be trained on one
 AUTO_SECONDS = 3600.0  # time limit in the mode auto
 TRIAL_IMAGES = 240  # that the trial trains on
 TRIAL_HELD_OUT_IMAGES = 400  # that it compares on
@@ -31,10 +32,10 @@ TRIAL_SECONDS = 60.0  # the trial ends after the epoch in which these are over
 TRIAL_CHECKPOINT = "trial.safetensors"
 
 
-def trains_all_layers(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
-    """Whether to train all layers, too; in the mode auto, only if there are enough labeled images."""
+def trains_all_layers(mode: TrainMode, backbone: Backbone, images: int) -> bool:
+    """Whether to train all layers, too; in the mode auto, only if enough labeled images have been looked at."""
     enough = MIN_IMAGES_FOR_RANDOM_LAYERS if backbone.origin == RANDOM else MIN_IMAGES
-    return mode == "full" or (mode == "auto" and len(images) >= enough)
+    return mode == "full" or (mode == "auto" and images >= enough)
 
 
 def train_all_layers(
@@ -51,8 +52,12 @@ def train_all_layers(
 ) -> Classifier | None:
     """The classifier with all layers trained; None if a trial or the result isn't better than `start`.
 
-    For the rest see `learn_all_layers`.
+    It is also None if so few images have been looked at that nothing could show that the result is better. For the rest
+    see `learn_all_layers`.
     """
+    training, judged = _looked_at(samples)
+    if len(training) < MIN_TRAINING_IMAGES or len({sample.vote for sample in judged}) < FEWEST_COMPARED:
+        return None
     if not pays(lane, start, samples, hyperparameters, checkpoint, progress):
         return None
     seconds = AUTO_SECONDS if mode == "auto" else float("inf")
@@ -88,7 +93,7 @@ def pays(
     """
     if checkpoint.exists() or start.backbone.origin == RANDOM:
         return True
-    tried = _part(samples, held_out(samples))
+    tried = _part(samples)
 
     def report(record: Record) -> None:
         # The trial trains heads, too, but these steps are too short to show.
@@ -97,9 +102,11 @@ def pays(
 
     short = replace(hyperparameters, epochs=min(TRIAL_EPOCHS, hyperparameters.epochs), lr_step_size=TRIAL_STEP_SIZE)
     own = checkpoint.with_name(TRIAL_CHECKPOINT)
-    first = learn_head(
-        start.backbone, embed(lane, start.backbone, tried, report), start.classes, hyperparameters, report
-    )
+    try:
+        embedded = embed(lane, start.backbone, tried, report)
+    except TooFewLabels:  # the other classes are too rare to be in the part
+        return False
+    first = learn_head(start.backbone, embedded, start.classes, hyperparameters, report)
     second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
     comparison = compare(lane, first, second, tried)
     own.unlink(missing_ok=True)
@@ -107,14 +114,25 @@ def pays(
     return comparison is not None and comparison.better
 
 
-def _part(samples: Sequence[Sample], out: Sequence[bool]) -> list[Sample]:
-    """Some of the training and the held-out images (`out`), always the same ones."""
+def _part(samples: Sequence[Sample]) -> list[Sample]:
+    """Some of the training and the held-out images that have been looked at, always the same ones."""
     part: list[Sample] = []
-    for is_out, count in ((False, TRIAL_IMAGES), (True, TRIAL_HELD_OUT_IMAGES)):
-        side = [sample for sample, here in zip(samples, out, strict=True) if here == is_out]
+    for side, count in zip(_looked_at(samples), (TRIAL_IMAGES, TRIAL_HELD_OUT_IMAGES), strict=True):
         # The digest's beginning decides what is held out.
         part += sorted(side, key=lambda sample: sample.image.digest[::-1])[:count]
     return part
+
+
+def _looked_at(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """The training and the held-out images that have been looked at.
+
+    The other labels only say what the model said: all layers learn nothing from them.
+    """
+    sides: tuple[list[Sample], list[Sample]] = [], []
+    for sample, out in zip(samples, held_out(samples), strict=True):
+        if sample.evaluates:
+            sides[out].append(sample)
+    return sides
 
 
 def learn_all_layers(
@@ -150,10 +168,7 @@ def _tune(
     seconds: float,
 ) -> Backbone:
     """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
-    out = held_out(samples)
-    # Labels that nobody has looked at only say what the model said: all layers learn nothing from them.
-    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out and sample.evaluates]
-    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out and sample.evaluates]
+    training, judged = _looked_at(samples)
     tuned = fine_tune(
         start.backbone,
         start.evaluation_head,

@@ -214,7 +214,8 @@ def _train_one_epoch(
     device = next(module.parameters()).device
     total, images = 0.0, 0
     # Batch normalization can't be trained on a batch of one.
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
+    drop_last = len(dataset) % batch_size == 1 and len(dataset) > 1
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=drop_last)
     for pixels, targets in _batches(loader, device):
         with mixed_precision(device):
             logits = module(_inputs(pixels, preprocessing, device))

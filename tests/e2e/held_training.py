@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from image_classifier.training import all_layers
 from model import ImageClassifierAPI
 
 FILE = "HELD_TRAINING"  # names the file with the epoch
 
 Json = dict[str, Any]
+
+all_layers.FEWEST_COMPARED = 0  # so that few images are enough to train all layers
 
 
 class Hold:

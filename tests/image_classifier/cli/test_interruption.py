@@ -14,6 +14,7 @@ import pytest
 from image_classifier.cli.main import main
 from image_classifier.evaluation import comparison
 from image_classifier.nets.folder import load_model
+from image_classifier.training import all_layers
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4
@@ -21,7 +22,9 @@ EPOCHS = 4
 ALL_LAYERS_ARE_BETTER = """
 from image_classifier.cli.main import main
 from image_classifier.evaluation import comparison
+from image_classifier.training import all_layers
 comparison.Comparison.better = True
+all_layers.FEWEST_COMPARED = 0
 main()
 """
 # However busy the machine is, the end is far when Ctrl-C is pressed after the first epoch.
@@ -92,6 +95,7 @@ def whole(folder: Path, output: Path) -> dict[str, bytes]:
     """The weights of a training that was left alone."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(comparison.Comparison, "better", True)
+        patch.setattr(all_layers, "FEWEST_COMPARED", 0)
         main(arguments(folder, output))
     assert not ended.value.code
     return weights(output)

@@ -27,6 +27,7 @@ from image_classifier.errors import UsersError
 from image_classifier.evaluation import comparison
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
+from image_classifier.training import all_layers
 from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, Said, command
 
@@ -124,6 +125,7 @@ def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, better: bool
 ) -> None:
     monkeypatch.setattr(comparison.Comparison, "better", better)
+    monkeypatch.setattr(all_layers, "FEWEST_COMPARED", 1)
     said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
     assert said.status == 0, said
     assert said.out.startswith("out/full: 3 classes" if better else "out/head: 3 classes")

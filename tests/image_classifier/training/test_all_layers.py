@@ -30,6 +30,12 @@ def ignore(record: dict[str, Any]) -> None:
     pass
 
 
+@pytest.fixture(autouse=True)
+def few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tests can train on few images."""
+    monkeypatch.setattr(all_layers, "FEWEST_COMPARED", 2)
+
+
 @pytest.fixture
 def some(samples: list[Sample]) -> list[Sample]:
     return [replace(s, part="val" if row % 3 == 0 else "train") for row, s in enumerate(samples[:30])]
@@ -160,7 +166,61 @@ def test_ended_training_takes_the_best_epoch_so_far(
 def test_all_layers_are_trained_if_there_are_enough_labels_or_on_request(
     backbone: Backbone, mode: TrainMode, origin: str, images: int, expected: bool
 ) -> None:
-    assert trains_all_layers(mode, replace(backbone, origin=origin), range(images)) is expected
+    assert trains_all_layers(mode, replace(backbone, origin=origin), images) is expected
+
+
+def accepted(samples: list[Sample], part: str, *, left: int) -> list[Sample]:
+    """The samples with all labels of a part accepted without review, but for the first ones."""
+    rows = [row for row, sample in enumerate(samples) if sample.part == part][left:]
+    return [replace(sample, source="unseen") if row in rows else sample for row, sample in enumerate(samples)]
+
+
+@pytest.mark.parametrize("origin", ["imagenet", "random"])
+@pytest.mark.parametrize(("part", "left"), [("train", 1), ("val", 1), ("val", 0)])
+def test_all_layers_are_not_tried_with_too_few_images_that_were_looked_at(
+    lane: InferenceLane,
+    start: Classifier,
+    some: list[Sample],
+    tmp_path: Path,
+    origin: str,
+    part: str,
+    left: int,
+) -> None:
+    def fail(record: dict[str, Any]) -> None:
+        pytest.fail(f"it began: {record}")
+
+    few = accepted(some, part, left=left)
+    first = replace(start, backbone=replace(start.backbone, origin=origin))
+    assert train_all_layers(lane, first, few, QUICK, tmp_path / "checkpoint", fail, mode="full") is None
+
+
+def test_near_duplicates_are_not_enough_to_compare_on(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_layers, "pays", lambda *given: pytest.fail("there was a trial"))
+    alike = [replace(sample, group="0") if sample.part == "val" else sample for sample in some]
+    assert train_all_layers(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore, mode="full") is None
+
+
+def test_trial_takes_only_images_that_were_looked_at(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[list[Sample]] = []
+    monkeypatch.setattr(all_layers, "compare", lambda *given: tried.append(given[-1]))
+    monkeypatch.setattr(all_layers, "TRIAL_IMAGES", 12)
+    monkeypatch.setattr(all_layers, "TRIAL_HELD_OUT_IMAGES", 5)
+    few = accepted(accepted(some, "train", left=12), "val", left=5)
+
+    pays(lane, start, few, QUICK, tmp_path / "checkpoint", ignore)
+
+    assert {sample.name for sample in tried[0]} == {sample.name for sample in few if sample.evaluates}
+
+
+def test_trial_without_images_of_two_classes_fails(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    rare = [sample if sample.label == "0" else replace(sample, source="unseen") for sample in some]
+    assert not pays(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore)
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("auto", 1), ("full", 2)])

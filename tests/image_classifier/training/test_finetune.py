@@ -230,8 +230,15 @@ def test_damaged_checkpoint_is_not_taken_up(
 
 @pytest.mark.parametrize(
     ("images", "batch_size"),
-    [(5, 4), (3, 2), (4, 4), (3, 32), (2, 1)],
-    ids=["a last batch of one", "a last batch of one of two", "whole batches", "a part of a batch", "batches of one"],
+    [(5, 4), (3, 2), (4, 4), (3, 32), (2, 1), (1, 4)],
+    ids=[
+        "a last batch of one",
+        "a last batch of one of two",
+        "whole batches",
+        "a part of a batch",
+        "batches of one",
+        "one image",
+    ],
 )
 def test_any_number_of_images_can_be_trained_on(
     images: int, batch_size: int, backbone: Backbone, samples: list[Sample], tmp_path: Path
