@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from image_classifier.data import duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.memory import give_back_memory
-from image_classifier.data.preprocessing import ImageError, TooLate, decoding_threads, open_image
+from image_classifier.data.preprocessing import ImageError, PerhapsSound, TooLate, decoding_threads, open_image
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.embedding.shards import Shards
@@ -98,9 +98,11 @@ class InferenceLane:
     ) -> list[Embedding | ImageError]:
         """One embedding for each image, in order; an ImageError for an image that can't be decoded.
 
+        An image for which the network computes infinite numbers or NaN, even in float32, is an ImageError too.
         Images of `background` work go after those of requests. Images not done by `deadline` (monotonic seconds) are
-        an ImageError too. All embeddings are in this `precision`, if it is given. Otherwise, new ones are in the
-        precision chosen for the network, and stored ones may be in float32.
+        an ImageError too. All embeddings are in this `precision`, if it is given, and infinite or NaN if it is too
+        coarse for an image. Otherwise, new ones are in the precision chosen for the network, or in float32 if that one
+        is too coarse, and stored ones may be in float32.
         """
         embeddings: dict[str, Embedding | ImageError] = {}
         embeddings.update(self._stored(backbone, [image.digest for image in images], precision))
@@ -111,7 +113,11 @@ class InferenceLane:
         for start in range(0, len(missing), KEPT_TOGETHER):
             some = missing[start : start + KEPT_TOGETHER]
             found = dict(self._embed_missing(backbone, precision, some, priority, deadline))
-            fresh = [(digest, vector) for digest, vector in found.items() if not isinstance(vector, ImageError)]
+            fresh = [
+                (digest, vector)
+                for digest, vector in found.items()
+                if not isinstance(vector, ImageError) and np.isfinite(vector).all()
+            ]
             self._cache.put(fingerprint, fresh)
             embeddings.update(found)
         return [embeddings[image.digest] for image in images]
@@ -245,20 +251,35 @@ class InferenceLane:
     def _embed_batch(self, batch: list[_Waiting]) -> None:
         backbone, precision = batch[0].backbone, batch[0].precision
         try:
-            # Changing the memory layout is cheapest while the pixels are bytes.
-            pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                module = self._module_of(backbone, precision)
-                inputs = backbone.preprocessing.normalize(pixels.to(self.device))
-                if precision != torch.int8:  # an 8-bit form rounds them as it was made to
-                    inputs = inputs.to(precision)
-                embeddings = module(inputs).float().cpu().numpy()
+            embeddings = self._compute(batch, precision)
+            # The trial of a precision must see what it is too coarse for.
+            is_trial = precision not in (torch.float32, self._precision_of(backbone))
+            unusable = [] if is_trial else _not_finite(embeddings)
+            if unusable and precision != torch.float32:
+                embeddings[unusable] = self._compute([batch[row] for row in unusable], torch.float32)
+                unusable = _not_finite(embeddings)
         except Exception as error:
             for waiting in batch:
                 waiting.embedding.set_exception(error)
             return
-        for waiting, embedding in zip(batch, embeddings, strict=True):
-            waiting.embedding.set_result(embedding.copy())
+        for row, (waiting, embedding) in enumerate(zip(batch, embeddings, strict=True)):
+            if row in unusable:  # a single one would destroy a head
+                waiting.embedding.set_exception(_overflow(backbone))
+            else:
+                waiting.embedding.set_result(embedding.copy())
+
+    def _compute(self, batch: Sequence[_Waiting], precision: torch.dtype) -> Embedding:
+        """The embeddings of a batch [n, size] in this precision; some may be infinite or NaN."""
+        backbone = batch[0].backbone
+        # Changing the memory layout is cheapest while the pixels are bytes.
+        pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            module = self._module_of(backbone, precision)
+            inputs = backbone.preprocessing.normalize(pixels.to(self.device))
+            if precision != torch.int8:  # an 8-bit form rounds them as it was made to
+                inputs = inputs.to(precision)
+            embeddings: Embedding = module(inputs).float().cpu().numpy()
+        return embeddings
 
     def _module_of(self, backbone: Backbone, precision: torch.dtype) -> nn.Module:
         """The module for a backbone, created at its first use and freed together with it."""
@@ -305,6 +326,19 @@ def _blank(size: int) -> Tensor:
 
 def _left(deadline: float) -> float | None:
     return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+
+
+def _not_finite(embeddings: Embedding) -> list[int]:
+    """The rows that have a number that is infinite or NaN."""
+    rows: list[int] = np.flatnonzero(~np.isfinite(embeddings).all(1)).tolist()
+    return rows
+
+
+def _overflow(backbone: Backbone) -> PerhapsSound:
+    return PerhapsSound(
+        f"the network {backbone.network} computes infinite numbers or NaN for it: if this happens to many images, use "
+        "other weights or another network"
+    )
 
 
 def _too_late() -> TooLate:

@@ -114,8 +114,10 @@ def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, sca
     """Compares predictions from float32 and half-precision embeddings [n, size]; heads predict only unseen images.
 
     The heads are trained on the float32 embeddings, since a head that is live when the precision changes was trained on
-    these, too. `scales` is as for `train_head`.
+    these, too. `scales` is as for `train_head`. An embedding that rounding made infinite or NaN fails the trial.
     """
+    if not rounded.isfinite().all():
+        return Trial(len(samples), agreement=0, same=0, difference=1)
     classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in samples)))
     targets = targets_of([sample.label for sample in samples], classes)
     wanted, found = torch.empty(2, len(samples), len(classes))

@@ -385,6 +385,68 @@ def test_stored_embeddings_are_used_after_half_precision_is_chosen(
     assert not np.array_equal(np.stack(lane.embed(backbone, images, precision=torch.bfloat16))[:-1], before)
 
 
+class Overflowing(nn.Module):
+    """A network whose embedding is the image's mean color, and NaN above a limit."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, batch: Tensor) -> Tensor:
+        colors = batch.float().mean((1, 2, 3))
+        return colors.where(colors * 255 < self.limit, torch.nan)[:, None].repeat(1, 512)
+
+
+@pytest.fixture
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """A network without finite embeddings for colors above 100 in half precision, and above 200 in float32."""
+    monkeypatch.setattr(
+        lane_module,
+        "accelerate",
+        lambda module, device, size, dtype: Overflowing(200 if dtype == torch.float32 else 100),
+    )
+    return gated("overflowing")[0]
+
+
+def finite(found: list[Any]) -> list[bool]:
+    return [not isinstance(one, ImageError) and bool(np.isfinite(one).all()) for one in found]
+
+
+def test_image_that_half_precision_is_too_coarse_for_is_embedded_in_float32(
+    lane_with_precisions: InferenceLane, overflowing: Backbone, grey: list[ImageFile]
+) -> None:
+    lane = lane_with_precisions
+    choose_bfloat16(lane, overflowing)
+    found = lane.embed(overflowing, grey[90:190:5])
+    assert np.abs(np.array(shades(found)) - range(90, 190, 5)).max() <= 1
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_image_without_finite_embedding_is_an_error_of_its_own_and_not_cached(
+    lane_with_precisions: InferenceLane, overflowing: Backbone, grey: list[ImageFile], half: bool
+) -> None:
+    lane = lane_with_precisions
+    if half:
+        choose_bfloat16(lane, overflowing)
+    images = grey[90:250:2]
+    found = lane.embed(overflowing, images)
+    assert finite(found) == [shade < 200 for shade in range(90, 250, 2)]
+    assert "mean colour computes infinite numbers or NaN" in str(found[-1])
+    assert len(lane.known(overflowing, [image.digest for image in images])) == sum(finite(found))
+
+
+def test_trial_of_a_precision_sees_what_it_is_too_coarse_for_but_nobody_else_does(
+    lane_with_precisions: InferenceLane, overflowing: Backbone, grey: list[ImageFile]
+) -> None:
+    lane = lane_with_precisions
+    images = grey[98:104]
+    found = lane.embed(overflowing, images, precision=torch.bfloat16)
+    assert finite(found) == [True, True, False, False, False, False]
+    assert not any(isinstance(one, ImageError) for one in found)
+    choose_bfloat16(lane, overflowing)
+    assert all(finite(lane.embed(overflowing, images)))
+
+
 def test_at_the_deadline_what_is_done_is_answered(
     lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
 ) -> None:

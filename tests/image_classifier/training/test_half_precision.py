@@ -140,6 +140,38 @@ def test_answers_that_change_on_a_few_images_fail_the_trial(samples: list[Sample
     assert changed.difference > same.difference
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rows", [[0], [0, 3, 6]])
+def test_embedding_that_is_not_finite_fails_the_trial(samples: list[Sample], number: float, rows: list[int]) -> None:
+    exact = around(samples)
+    rounded = exact.clone()
+    rounded[rows, 5] = number
+    found = try_precision(samples, exact, rounded)
+    assert (found.images, found.agreement, found.passed) == (len(samples), 0, False)
+
+
+def test_network_that_overflows_for_an_image_stays_in_float32(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = torch.tensor(lane.embed(backbone, [samples[0].image])[0])
+
+    class Overflow(nn.Module):
+        def forward(self, embeddings: Tensor) -> Tensor:
+            is_it = (embeddings - one).abs().max(1).values < 0.05 * one.abs().max()
+            return embeddings.masked_fill(is_it[:, None], torch.nan)
+
+    def harm(module: nn.Module, device: torch.device, size: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+        exact = accelerate(module, device, size, dtype)
+        return exact if dtype == torch.float32 else nn.Sequential(exact, Overflow())
+
+    monkeypatch.setattr(lanes, "accelerate", harm)
+    settle_precision(lane, backbone, samples)
+
+    assert lane.precisions
+    assert lane.precisions.candidates(backbone, CPU) == ()
+    assert precision(lane, backbone) == torch.float32
+
+
 @pytest.mark.parametrize(("agreement", "passed"), [(1, True), (0.99, True), (0.989, False)])
 def test_99_percent_of_the_answers_must_stay(agreement: float, passed: bool) -> None:
     assert Trial(200, agreement, agreement, 0.01).passed is passed
