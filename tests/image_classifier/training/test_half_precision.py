@@ -1,6 +1,7 @@
 """Half precision is used if a trial on the project's own images shows the same answers, and not otherwise."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from image_classifier.data.dataset import Sample
+from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding import lane as lanes
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
@@ -80,13 +82,26 @@ def test_choice_is_made_once(lane: InferenceLane, backbone: Backbone, samples: l
     assert precision(lane, backbone) == torch.float32
 
 
-@pytest.mark.parametrize(("agreements", "images"), [([1], [20]), ([0.95, 0.99], [20, 40])])
+@pytest.mark.parametrize(
+    ("labeled", "broken", "agreements", "images"),
+    [
+        (50, 0, [1], [20]),
+        (50, 0, [0.95, 0.99], [20, 40]),
+        (30, 0, [1], [20]),
+        (21, 0, [0.95, 0.99], [20, 21]),
+        (20, 0, [1], [20]),
+        (30, 1, [1, 1], [19, 29]),  # fewer images without a change say less
+    ],
+)
 def test_second_half_is_embedded_only_if_an_answer_changes_in_the_first(
+    labeled: int,
+    broken: int,
     agreements: list[float],
     images: list[int],
     lane: InferenceLane,
     backbone: Backbone,
     samples: list[Sample],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
@@ -99,7 +114,10 @@ def test_second_half_is_embedded_only_if_an_answer_changes_in_the_first(
         return trials[len(compared) - 1]
 
     monkeypatch.setattr(half_precision, "try_precision", answer)
-    settle_precision(lane, backbone, samples)
+    samples = samples[:labeled]
+    for sample in spread(samples)[:broken]:
+        samples[samples.index(sample)] = replace(sample, image=ImageFile(tmp_path / "gone.png", "00"))
+    settle_precision(lane, backbone, [*samples, *samples[:5]])  # some images are there twice
 
     assert compared == images
     assert precision(lane, backbone) == torch.bfloat16
