@@ -159,17 +159,18 @@ def learn_head(
     served, judged, *fold_heads = (
         head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
     )
-    logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
+    logits = judged(embeddings)  # these stay for images that no other head evaluates, as if all are near-duplicates
+    folded = torch.zeros(len(samples), dtype=torch.bool)
     shown = targets.bool() if targets.is_floating_point() else one_hot(targets, len(classes)).bool()
     known_to_judged = shown[teaching & ~out].any(0)
     known = known_to_judged.repeat(len(samples), 1)  # whether the head that judges an image has learned each class
     for (fold, others), head in zip(cross_validated, fold_heads, strict=True):
-        logits[fold], known[fold] = head(embeddings[fold]), shown[others].any(0)
+        logits[fold], known[fold], folded[fold] = head(embeddings[fold]), shown[others].any(0), True
     if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
         method, seen = "held-out images", out
         logits[out], known[out] = judged(embeddings[out]), known_to_judged
     else:
-        method, seen = CROSS_VALIDATION, everything
+        method, seen = CROSS_VALIDATION, folded
     seen = seen & looked_at
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
     temperature = 1.0

@@ -319,6 +319,32 @@ def test_broken_images_are_named_and_the_others_learned(run: Command, folder: Pa
     assert "3 has only one image" in said.err
 
 
+def test_export_with_labels_that_nobody_has_reviewed_is_learned_without_an_accuracy(run: Command, folder: Path) -> None:
+    tasks = [
+        {
+            "id": number,
+            "data": {"image": path.name},
+            "annotations": [
+                {
+                    "lead_time": None,
+                    "parent_prediction": 3,
+                    "result": [{"from_name": "digit", "type": "choices", "value": {"choices": [path.parent.name]}}],
+                }
+            ],
+        }
+        for number, path in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    Path("images").mkdir()
+    for path in folder.rglob("*.png"):
+        shutil.copy(path, "images")
+    Path("export.json").write_text(json.dumps(tasks))
+    said = run(*TRAIN, "export.json", "--images", "images", "--mode", "full", "--epochs", 2)
+    assert said.status == 0, said
+    assert f"({len(tasks)} accepted without review)" in said.out
+    assert "accuracy unknown, because too few different images have been reviewed" in said.out
+    assert "or these are too few to tell, so the model in which only the last layer was trained is kept" in said.err
+
+
 def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Path, trained: Path) -> None:
     tasks = [
         {

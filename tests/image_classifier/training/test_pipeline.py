@@ -291,15 +291,30 @@ def test_each_correction_counts_that_of_a_held_out_image_too(backbone: Backbone)
     [
         around("aabb"),
         around("aabbc"),
-        replace(around("aabb"), samples=[replace(s, image=ImageFile(Path("x"), "00")) for s in around("aabb").samples]),
         replace(around("aabb"), embeddings=torch.ones(4, 512)),
         around([frozenset("a"), frozenset("a"), frozenset[str](), frozenset[str]()]),
     ],
-    ids=["two of each", "a single one", "one image four times", "images that look the same", "one class or none"],
+    ids=["two of each", "a single one", "images that look the same", "one class or none"],
 )
 def test_the_least_that_is_enough_gives_a_classifier_with_figures(embedded: Embedded, backbone: Backbone) -> None:
     found = learn(backbone, embedded)
     assert found.record["figures"]["images"] == len(embedded.samples)
+    assert found.head(embedded.embeddings).isfinite().all()
+
+
+@pytest.mark.parametrize("others", [0, 60], ids=["nothing else", "others accepted without review"])
+def test_there_are_no_figures_if_all_images_that_were_looked_at_are_near_duplicates(
+    backbone: Backbone, others: int
+) -> None:
+    """Each head that evaluates them would have learned them."""
+    embedded = around("ab" * (others // 2 + 2), noise=0)
+    copies = [replace(sample, group=embedded.samples[0].image.digest) for sample in embedded.samples[:4]]
+    alike = replace(embedded, samples=[*copies, *embedded.samples[4:]])
+
+    found = learn(backbone, accepted(alike, range(4, others + 4)))
+
+    assert found.record["figures"] == {"judged_by": "cross-validation"}
+    assert found.head.temperature == 1
     assert found.head(embedded.embeddings).isfinite().all()
 
 
