@@ -114,19 +114,29 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
     So an image is on the same side in every version. If a class would have fewer than two images left for training that
     a person has looked at, none of its images are held out. An existing split is used instead.
     """
+    may_be = may_be_held_out(samples)
     if is_split(samples):
-        return [sample.part == "val" for sample in samples]
-    chosen = {sample.vote for sample in samples if int(sample.vote[:8], 16) < HELD_OUT * 2**32}
+        return may_be
     left = Counter(
         name
-        for sample in samples
-        if sample.evaluates and sample.vote not in chosen
+        for sample, is_chosen in zip(samples, may_be, strict=True)
+        if sample.evaluates and not is_chosen
         for name in classes_of(sample.label)
     )
-    chosen -= {
+    rare = {
         sample.vote for sample in samples if any(left[name] < MIN_TRAINING_IMAGES for name in classes_of(sample.label))
     }
-    return [sample.vote in chosen for sample in samples]
+    return [is_chosen and sample.vote not in rare for sample, is_chosen in zip(samples, may_be, strict=True)]
+
+
+def may_be_held_out(samples: Sequence[Sample]) -> list[bool]:
+    """Which samples are held out now, or will be once there are more labels: all layers never learn these.
+
+    Later versions keep these layers, and must be evaluated on images that the layers haven't learned.
+    """
+    if is_split(samples):
+        return [sample.part == "val" for sample in samples]
+    return [int(sample.vote[:8], 16) < HELD_OUT * 2**32 for sample in samples]
 
 
 def is_split(samples: Sequence[Sample]) -> bool:

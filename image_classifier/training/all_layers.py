@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from image_classifier.data.dataset import Sample, held_out
+from image_classifier.data.dataset import Sample, held_out, may_be_held_out
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.comparison import FEWEST_COMPARED, compare
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # With fewer labels all layers learn nothing that the head does not; random ones need many more.
 MIN_IMAGES = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
-MIN_TRAINING_IMAGES = 2  # batch normalization can't be trained on one
+FEWEST_TRAINING_IMAGES = 2  # batch normalization can't be trained on one
 AUTO_SECONDS = 3600.0  # time limit in the mode auto
 TRIAL_IMAGES = 240  # that the trial trains on
 TRIAL_HELD_OUT_IMAGES = 400  # that it compares on
@@ -55,10 +55,7 @@ def train_all_layers(
     It is also None if so few images have been looked at that nothing could show that the result is better. For the rest
     see `learn_all_layers`.
     """
-    training, judged = _looked_at(samples)
-    if len(training) < MIN_TRAINING_IMAGES or len({sample.vote for sample in judged}) < FEWEST_COMPARED:
-        return None
-    if not pays(lane, start, samples, hyperparameters, checkpoint, progress):
+    if not _can_tell(samples) or not pays(lane, start, samples, hyperparameters, checkpoint, progress):
         return None
     seconds = AUTO_SECONDS if mode == "auto" else float("inf")
     tuned = learn_all_layers(
@@ -94,6 +91,8 @@ def pays(
     if checkpoint.exists() or start.backbone.origin == RANDOM:
         return True
     tried = _part(samples)
+    if not _can_tell(tried):
+        return False
 
     def report(record: Record) -> None:
         # The trial trains heads, too, but these steps are too short to show.
@@ -114,6 +113,12 @@ def pays(
     return comparison is not None and comparison.better
 
 
+def _can_tell(samples: Sequence[Sample]) -> bool:
+    """Whether enough images have been looked at to train all layers, and to show that they are better."""
+    training, judged = _looked_at(samples)
+    return len(training) >= FEWEST_TRAINING_IMAGES and len({sample.vote for sample in judged}) >= FEWEST_COMPARED
+
+
 def _part(samples: Sequence[Sample]) -> list[Sample]:
     """Some of the training and the held-out images that have been looked at, always the same ones."""
     part: list[Sample] = []
@@ -124,15 +129,14 @@ def _part(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _looked_at(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """The training and the held-out images that have been looked at.
+    """The images that all layers are trained on, and the held-out ones; only those that have been looked at.
 
     The other labels only say what the model said: all layers learn nothing from them.
     """
-    sides: tuple[list[Sample], list[Sample]] = [], []
-    for sample, out in zip(samples, held_out(samples), strict=True):
-        if sample.evaluates:
-            sides[out].append(sample)
-    return sides
+    sides = zip(samples, may_be_held_out(samples), strict=True)
+    training = [sample for sample, may_be in sides if sample.evaluates and not may_be]
+    judged = [sample for sample, out in zip(samples, held_out(samples), strict=True) if sample.evaluates and out]
+    return training, judged
 
 
 def learn_all_layers(

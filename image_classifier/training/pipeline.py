@@ -20,6 +20,7 @@ from image_classifier.data.dataset import (
     folds,
     held_out,
     is_split,
+    may_be_held_out,
     targets_of,
 )
 from image_classifier.data.preprocessing import ImageError
@@ -166,7 +167,7 @@ def learn_head(
     known = known_to_judged.repeat(len(samples), 1)  # whether the head that judges an image has learned each class
     for (fold, others), head in zip(cross_validated, fold_heads, strict=True):
         logits[fold], known[fold], folded[fold] = head(embeddings[fold]), shown[others].any(0), True
-    if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
+    if backbone.origin == FINE_TUNED or (is_split(samples) and out.any()):
         method, seen = "held-out images", out
         logits[out], known[out] = judged(embeddings[out]), known_to_judged
     else:
@@ -196,7 +197,7 @@ def learn_head(
     logits /= temperature
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
-    learned = ~out if backbone.origin == FINE_TUNED else ~everything
+    learned = ~torch.tensor(may_be_held_out(samples)) if backbone.origin == FINE_TUNED else ~everything
     mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
 

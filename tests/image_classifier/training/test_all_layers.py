@@ -216,11 +216,47 @@ def test_trial_takes_only_images_that_were_looked_at(
     assert {sample.name for sample in tried[0]} == {sample.name for sample in few if sample.evaluates}
 
 
+def test_trial_without_held_out_images_fails_at_once(
+    lane: InferenceLane, start: Classifier, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it has at most one training image of each class, it holds none out."""
+    monkeypatch.setattr(all_layers, "TRIAL_IMAGES", 2)
+    tuned = replace(start, backbone=replace(start.backbone, origin=FINE_TUNED))
+
+    def fail(record: dict[str, Any]) -> None:
+        pytest.fail(f"it began: {record}")
+
+    many = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
+    assert any(held_out(many))
+    assert not pays(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail)
+
+
 def test_trial_without_images_of_two_classes_fails(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
 ) -> None:
     rare = [sample if sample.label == "0" else replace(sample, source="unseen") for sample in some]
     assert not pays(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore)
+
+
+def test_layers_learn_no_image_that_is_held_out_once_there_are_more_labels(
+    lane: InferenceLane, start: Classifier, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a class with two images, none is held out; of one with four, some may be."""
+    learned: set[Sample] = set()
+
+    def stop(backbone: Backbone, head: object, training: list[Sample], *rest: object, **options: object) -> None:
+        learned.update(training)
+        raise Stopped
+
+    monkeypatch.setattr(all_layers, "fine_tune", stop)
+    more = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
+    with pytest.raises(Stopped):
+        learn_all_layers(lane, start, more[:28], QUICK, tmp_path / "checkpoint", ignore)
+
+    out = {sample for sample, is_out in zip(more, held_out(more), strict=True) if is_out}
+    assert out & set(more[:28])
+    assert learned
+    assert not out & learned
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("auto", 1), ("full", 2)])

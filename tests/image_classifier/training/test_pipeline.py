@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_classifier.data.dataset import Label, Sample, held_out
+from image_classifier.data.dataset import Label, Sample, held_out, may_be_held_out
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, load_backbone
@@ -473,6 +473,27 @@ def test_wrong_labels_are_found_among_all_images(backbone: Backbone, origin: str
     out = {sample.image.digest for sample, is_out in zip(wrong, held_out(wrong), strict=True) if is_out}
     for one in found:
         assert one.learned == (origin == FINE_TUNED and one.digest not in out)
+
+
+def test_layers_have_not_learned_a_mistake_that_may_be_held_out_later(backbone: Backbone) -> None:
+    """There are too few images of its class to hold it out now."""
+    embedded = around("ab" * 40, noise=0.1)
+    rare = {
+        s.image.digest for s, may_be in zip(embedded.samples, may_be_held_out(embedded.samples), strict=True) if may_be
+    }
+    rare = set(sorted(rare)[:2])
+    samples = [replace(s, label="c") if s.image.digest in rare else s for s in embedded.samples]
+
+    found = learn(replace(backbone, origin=FINE_TUNED), replace(embedded, samples=samples)).mistakes
+
+    assert {one.digest: one.learned for one in found} == dict.fromkeys(rare, False)
+
+
+def test_images_that_the_layers_have_learned_evaluate_and_calibrate_nothing(backbone: Backbone) -> None:
+    embedded = around("aabb")  # too few to hold any out
+    found = learn(replace(backbone, origin=FINE_TUNED), embedded)
+    assert found.record["figures"] == {"judged_by": "held-out images"}
+    assert found.head.temperature == 1
 
 
 def test_mistakes_are_ranked_by_how_unlikely_their_label_is(backbone: Backbone) -> None:
