@@ -542,7 +542,7 @@ def _to_be_checked(world: World) -> None:
     state = world.backend.acceptor.state(world.project)
     assert state is not None
     assert state.checks is not None
-    world.notes["task"] = next(iter(state.checks.next))
+    world.notes["task"] = state.checks.next[0].task
 
 
 def _check_one(world: World) -> bool:
