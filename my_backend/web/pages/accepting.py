@@ -15,7 +15,7 @@ SHOWN = 12  # tasks of the sample that come next
 
 @dataclass(frozen=True)
 class AcceptView:
-    """A project's newest plan, ready to be shown; `status` is "none" if there is none."""
+    """A project's newest plan, ready to be shown; `status` is "none" if there is none, or "unreadable"."""
 
     automatic: Automatic
     status: str = "none"

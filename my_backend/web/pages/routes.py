@@ -10,7 +10,7 @@ from flask import Blueprint, Response, make_response, render_template, request, 
 from markupsafe import Markup
 
 from my_backend.backend import Backend
-from my_backend.errors import NotFound
+from my_backend.errors import Conflict, NotFound
 from my_backend.labeling.auto_accept import PERCENTS
 from my_backend.log.recent import recent_lines
 from my_backend.projects.metrics import like_the_newest
@@ -22,7 +22,7 @@ from my_backend.web.lookup import find_project
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
-from my_backend.web.pages.accepting import accept_view
+from my_backend.web.pages.accepting import AcceptView, accept_view
 from my_backend.web.pages.curves import table_of
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
@@ -340,7 +340,10 @@ class Page:
         config = project.config
         acceptor, counts = self._backend.acceptor, self._backend.pools.counts(project.uid)
         automatic = acceptor.store.automatic(project.uid)
-        now = accept_view(automatic, acceptor.state(project), counts, self._tasks_url(project))
+        try:
+            now = accept_view(automatic, acceptor.state(project), counts, self._tasks_url(project))
+        except Conflict as error:  # the plan can't be read; people can replace it here
+            now = AcceptView(automatic, "unreadable", str(error))
 
         def render() -> str:
             view = project_view(self._backend, project)

@@ -3,8 +3,10 @@
 import html
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+from my_backend.labeling.acceptance import AcceptanceStore
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.web.api.test_accepting import (
@@ -35,6 +37,23 @@ def buttons(text: str) -> dict[str, Any]:
     """What each button posts, by the name of the endpoint and the words on the button."""
     found = re.findall(r'data-post="/api/labeling/accept/(\w+)" data-body="([^"]*)"[^>]*>([^<]*)<', text)
     return {f"{what}: {words}": json.loads(html.unescape(body)) for what, body, words in found}
+
+
+def test_plan_that_cannot_be_read_can_be_replaced(client: Client, tmp_path: Path) -> None:
+    """Such as one of an earlier release, in which near-duplicates counted as one image."""
+    old = sampling(client)["plan"]
+    [path] = tmp_path.rglob("answers.json")
+    answers = json.loads(path.read_text())
+    answers["images"] = [{"tasks": [image.pop("task")], **image} for image in answers["images"]]
+    path.write_text(json.dumps(answers))
+    client.backend.acceptor.store = AcceptanceStore(client.backend.projects.root)  # of a server that starts now
+
+    text = page(client)
+
+    assert f"can't read the predictions of plan {old}" in html.unescape(text)
+    assert buttons(text)["plan: At most 5% wrong"]["replace"] is True
+    assert sampling(client, replace=True)["plan"] != old
+    assert buttons(page(client))["undo: Discard this plan"]
 
 
 def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabelStudio) -> None:
