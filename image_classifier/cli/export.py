@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from image_classifier.cli.outputs import written_aside
+from image_classifier.files import written_aside
 from image_classifier.nets.classifier import Classifier
 from image_classifier.nets.onnx_module import EXAMPLE, Compared, write_onnx
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_classifier.cli.outputs import written_aside
 from image_classifier.cli.url_list import Line
+from image_classifier.files import written_aside
 from safe_http.session import redact
 
 COLUMNS = ("line", "url", "class", "file", "problem")

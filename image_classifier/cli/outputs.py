@@ -1,7 +1,5 @@
-"""Outputs of commands: written completely or not at all, and never over a file of another kind."""
+"""Outputs of commands: never over a file of another kind, and no empty folder after an error."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,18 +20,6 @@ def refuse_other_kinds(file: Path, suffixes: Sequence[str]) -> None:
             f"{shown(file)} already exists and won't be overwritten, since its name doesn't end in "
             f"{' or '.join(suffixes)}: choose another name, or remove the file"
         )
-
-
-@contextmanager
-def written_aside(file: Path) -> Iterator[Path]:
-    """A temporary file that replaces `file` once it is complete: if the disk is full, the old file stays."""
-    file = file.resolve()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A folder, since the writer may need the file's suffix or write several files.
-    with tempfile.TemporaryDirectory(prefix=f".{file.name[:100]}.", dir=file.parent) as folder:
-        part = Path(folder) / file.name
-        yield part
-        os.replace(part, file)
 
 
 @contextmanager

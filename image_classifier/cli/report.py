@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from image_classifier.cli.outputs import written_aside
 from image_classifier.data.folders import shown
 from image_classifier.data.jpeg import as_jpeg
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.evaluation.evaluate import Answer, Examination
+from image_classifier.files import written_aside
 
 REPORT_SUFFIXES = (".html", ".htm")
 WORST = 24

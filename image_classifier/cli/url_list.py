@@ -88,7 +88,7 @@ def _read_rows(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _delimiter(text: str) -> str:
-    """A delimiter on the first line: one that separates a URL, which may contain others, from a class; or any."""
+    """The delimiter on the first line; of several, the one that separates a URL from a class on most lines."""
     lines = [line for line in text.splitlines() if line.strip()]
     found = [one for one in DELIMITERS if lines and one in lines[0]] or [","]
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from image_classifier.files import written_aside
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.optimize import half_precisions
 
@@ -62,9 +62,8 @@ class Precisions:
     def _write(path: Path, record: Mapping[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            with written_aside(path) as part:
+                part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         except OSError as error:  # other processes then make their own choice
             log.warning("can't write %s: %s", path, error)
 

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from image_classifier.data.memory import give_back_memory
+from image_classifier.files import written_aside
 from image_classifier.first_guess.guess import FEWEST, GuessHead
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.open_clip_networks import TextEncoder
@@ -113,12 +112,9 @@ def _read(file: Path, choices: int) -> Tensor | None:
 
 
 def _write(file: Path, vectors: Tensor) -> None:
-    part = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        save_file({"vectors": vectors}, part)
-        os.replace(part, file)
+        with written_aside(file) as part:
+            save_file({"vectors": vectors}, part)
     except (OSError, SafetensorError) as error:  # other processes then compute their own
         log.warning("can't write %s: %s", file, error)
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

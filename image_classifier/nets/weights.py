@@ -3,9 +3,7 @@
 import argparse
 import hashlib
 import logging
-import os
 import socket
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from urllib3.exceptions import HTTPError
 
+from image_classifier.files import written_aside
 from image_classifier.nets.state_dicts import flatten
 
 log = logging.getLogger(__name__)
@@ -79,11 +78,9 @@ def check_reachable(url: str) -> None:
 
 def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
     log.info("downloading %s to %s", url, file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(dir=file.parent, suffix=".part") as folder:
-        part = Path(folder) / file.name
+    with written_aside(file) as part:
         headers = {"User-Agent": USER_AGENT}
         with (
             requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)) as response,
@@ -98,7 +95,6 @@ def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
                     raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
         if not digest.hexdigest().startswith(sha256_prefix):
             raise WeightsError("the download is damaged: its hash does not match its name")
-        os.replace(part, file)
 
 
 def why(error: BaseException) -> str:

@@ -162,7 +162,7 @@ class JobStore:
 
     def will_read(self, job: Job) -> bool:
         """Returns whether an unfinished job will still read annotations, so that later ones need no other job."""
-        return job.status == "queued" or not (job.annotations_read or self.cancel_requested(job))
+        return not self.cancel_requested(job) and (job.status == "queued" or not job.annotations_read)
 
     def has(self, job: Job) -> bool:
         return self._path(job.project, job.id).exists()

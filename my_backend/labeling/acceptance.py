@@ -166,13 +166,12 @@ class AcceptanceStore:
             self._answers[self._folder(acceptance)] = known
         return known
 
-    def sampled(self, project: str) -> Container[int]:
+    def sampled(self, acceptance: Acceptance | None) -> Container[int]:
         """The tasks of a plan that waits for its sample, because any of them may become part of that.
 
         People label these without seeing the prediction: people who see it tend to agree with it. Until the plan has
         recorded its tasks, these are all tasks.
         """
-        acceptance = self.newest(project)
         if acceptance is None or not acceptance.waits_for_labels:
             return ()
         if acceptance.status == "preparing":

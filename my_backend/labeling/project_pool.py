@@ -23,10 +23,8 @@ from my_backend.serving.model_api import ModelAPI
 RECENT = 10  # groups whose exceptions are remembered
 REASONS = 3  # labeled images that are shown with an image to label
 LIKELY = 0.5  # the probability at which a choice is suggested if several are allowed, as in predictions
-READ_AGAIN = (
-    60.0,
-    3600.0,
-)  # seconds until unreadable images are read again; each pause is twice as long, up to an hour
+# Seconds until unreadable images are read again: the first pause, and the longest. Each is twice as long as the last.
+READ_AGAIN = (60.0, 3600.0)
 ARRANGED_AGAIN = 1.2  # the map is arranged again once there are this many times more images
 
 Json = dict[str, Any]

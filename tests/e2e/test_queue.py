@@ -209,9 +209,15 @@ def image(task: int, digest: str, **more: Any) -> dict[str, Any]:
     return {"task": task, "digest": digest, **nothing, **more}
 
 
+def show_pictures(page: Page) -> None:
+    """Images whose digest begins with 1 can be shown, others can't."""
+    picture = Path(__file__).parents[2] / "docs/images/try.png"
+    for kind in ("pictures", "images"):
+        page.route(f"**/{kind}/1*.jpg", lambda route: route.fulfill(path=picture, content_type="image/png"))
+
+
 def test_queue_labels_copies_with_their_image_unless_kept_apart(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=1)
-    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
     images = [
         image(1, "1" * 64, copies=[{"task": 5, "digest": "1" * 64}, {"task": 6, "digest": "1" * 64}]),
         image(2, "1" * 64, copies=[{"task": 7, "digest": "1" * 64}]),
@@ -226,8 +232,7 @@ def test_queue_labels_copies_with_their_image_unless_kept_apart(browser: Browser
     with opened(browser, site.backend.url) as page:
         page.add_init_script(SEND_LATER)  # both images are sent together
         page.route("**/api/labeling/queue", answer)
-        for kind in ("pictures", "images"):
-            page.route(f"**/{kind}/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        show_pictures(page)
         page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
         page.goto(url(site))
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
@@ -262,7 +267,6 @@ def test_queue_labels_copies_with_their_image_unless_kept_apart(browser: Browser
 
 def test_predictions_loaded_before_a_plan_are_not_shown(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=1)
-    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
     plan: str | None = None
 
     def answer(route: Route) -> None:
@@ -273,8 +277,7 @@ def test_predictions_loaded_before_a_plan_are_not_shown(browser: Browser, make_s
 
     with opened(browser, site.backend.url) as page:
         page.route("**/api/labeling/queue", answer)
-        for kind in ("pictures", "images"):
-            page.route(f"**/{kind}/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        show_pictures(page)
         page.goto(url(site))
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
         expect(page.locator("#withheld")).to_be_hidden()
@@ -320,7 +323,6 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
     browser: Browser, make_site: MakeSite
 ) -> None:
     site = make_site(pictures=1)
-    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
     asked: list[Any] = []
     sent: list[Any] = []
 
@@ -335,7 +337,7 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
 
     with opened(browser, site.backend.url) as page:
         page.route("**/api/labeling/queue", answer)
-        page.route("**/pictures/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        show_pictures(page)
         page.route("**/api/labeling/runs", refuse)
         page.goto(f"{url(site)}?tasks=5,x,3,-1")
         expect(page.locator("#only")).to_be_visible()

@@ -218,7 +218,7 @@ class LabelingEndpoints:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, groups = self._pools.groups(project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS)
-        sampled = self._plans.sampled(project.uid)
+        sampled = self._plans.sampled(self._plans.newest(project.uid))
         return {
             **project_images(self._serving, project, found),
             "groups": [_described_group(group, found.pool, sampled) for group in groups if found.pool],
@@ -229,7 +229,8 @@ class LabelingEndpoints:
         """Images to label next, one by one; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
-        plan, sampled = self._plans.newest(project.uid), self._plans.sampled(project.uid)
+        plan = self._plans.newest(project.uid)
+        sampled = self._plans.sampled(plan)
         return {
             **project_images(self._serving, project, found),
             "multiple": found.tag.multiple,

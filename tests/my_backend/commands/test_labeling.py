@@ -73,7 +73,7 @@ def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_pat
 @pytest.mark.parametrize(
     "given", [("--choice", "Cat", 1, "--file"), ("--choice", "Cat", "--file"), (1, "--file"), ("--choice", "Cat"), (1,)]
 )
-def test_tasks_and_choice_are_given_whole_or_in_a_file(
+def test_tasks_and_choice_are_given_together_or_in_a_file(
     label_studio: FakeLabelStudio, tmp_path: Path, given: tuple[object, ...]
 ) -> None:
     label_studio.labels.add(2)

@@ -230,13 +230,14 @@ def test_embedding_jobs_of_a_project_run_side_by_side_but_trainings_do_not(setti
         pass
 
 
-def test_submit_after_the_cancel_of_a_job_that_still_reads_is_another_job(settings: Settings) -> None:
+@pytest.mark.parametrize("status", ["started", "queued"])  # also if a shutdown has queued it again
+def test_submit_after_the_cancel_of_a_job_that_still_reads_is_another_job(settings: Settings, status: str) -> None:
     store = JobStore(settings.model_dir / "projects")
-    running = submitted(store, status="started")
+    running = submitted(store, status=status)
     queue = RqQueue(settings, store)
     assert queue.submit("7.1", "head", "test").id == running.id
 
-    queue.cancel(running.id)
+    store.request_cancel(running)
 
     assert queue.submit("7.1", "head", "test").id != running.id
 

@@ -468,10 +468,10 @@ def test_queue_hides_answers_to_planned_tasks_until_the_plan_ends(
 
     store = client.backend.acceptor.store
     label_sample(client, labels)  # of a new plan
-    assert first in store.sampled(PROJECT)
+    assert first in store.sampled(store.newest(PROJECT))
     waiting = store.newest(PROJECT)
     ask(client, "write")
-    assert first not in store.sampled(PROJECT)
+    assert first not in store.sampled(store.newest(PROJECT))
     with monkeypatch.context() as patched:
         patched.setattr(store, "newest", lambda _: waiting)  # as it was just before the labels were accepted
         ask(client, "undo")
@@ -483,7 +483,7 @@ def test_damaged_plan_hides_no_answers(client: Client, tmp_path: Path) -> None:
     [answers] = tmp_path.rglob("answers.json")
     answers.write_text("{")
     store = AcceptanceStore(client.backend.projects.root)  # of another process, which hasn't read them yet
-    assert task not in store.sampled(PROJECT)
+    assert task not in store.sampled(store.newest(PROJECT))
 
 
 def test_answers_stay_fixed_while_the_model_learns(
@@ -494,6 +494,23 @@ def test_answers_stay_fixed_while_the_model_learns(
     client.train()
     now = label_sample_of(client, label_studio.labels)
     assert (now["version"], set(now["acceptable"]["labels"])) == (version, {"Cat"})
+
+
+def test_plan_is_prepared_again_if_label_studio_goes_away_meanwhile(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    script.block("near_duplicates", learn="Cat")
+    ask(client, "plan", percent=5)
+    assert eventually(lambda: script.calls("near_duplicates"))
+    label_studio.labels.failing.add("list")  # the tasks are listed once more
+    script.release()
+    assert "500" in reached(client, lambda now: now["error"])["error"]
+    assert not client.post("/api/labeling/queue", {"project": 7})["images"][0]["withheld"]
+    label_studio.labels.annotate(1, "Cat")  # while the prediction is shown
+
+    label_studio.labels.failing.clear()
+
+    assert reached(client, lambda now: now["sample"])["tasks"] == TASKS - 1
 
 
 def test_near_duplicates_are_planned_one_by_one(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:

@@ -403,9 +403,9 @@ def test_images_of_a_sample_are_no_copies(client: Client, label_studio: FakeLabe
     script.set(copies=[[3, 8, 9]])  # the images of tasks 4, 9 and 10
     ready(client, 10)
     assert copies_of_the_fourth() == [9, 10]
-    client.backend.acceptor.store.sampled = lambda project: {9}  # type: ignore[method-assign]
+    client.backend.acceptor.store.sampled = lambda plan: {9}  # type: ignore[method-assign]
     assert copies_of_the_fourth() == [10]
-    client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
+    client.backend.acceptor.store.sampled = lambda plan: {4}  # type: ignore[method-assign]
     assert copies_of_the_fourth() == []
 
 

@@ -125,9 +125,9 @@ def test_image_stands_for_its_copies_unless_tasks_were_asked_for(
     assert copies(most=4) == [(8, []), (7, []), (6, []), (5, [])]
     assert (4, [9, 10]) in copies(most=7)
     assert copies(tasks=[10, 4, 9]) == [(10, []), (4, []), (9, [])]
-    client.backend.acceptor.store.sampled = lambda project: {9}  # type: ignore[method-assign]
+    client.backend.acceptor.store.sampled = lambda plan: {9}  # type: ignore[method-assign]
     assert (4, [10]) in copies(most=7), "a person looks at each image of a sample"
-    client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
+    client.backend.acceptor.store.sampled = lambda plan: {4}  # type: ignore[method-assign]
     assert (4, []) in copies(most=7)
 
 
