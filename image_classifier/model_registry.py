@@ -24,6 +24,7 @@ from image_classifier.nets.classifier import (
     read_record,
 )
 from image_classifier.nets.int8 import fingerprint_of_form, is_supported, read_form
+from image_classifier.nets.on_disk import keep_on_disk
 from image_classifier.settings import ClassifierSettings
 
 
@@ -89,7 +90,11 @@ class SharedNetworks:
 
     def share(self, backbone: Backbone) -> Backbone:
         """The backbone with the same fingerprint that is already in memory, or this one."""
-        return self._backbones.setdefault(backbone.fingerprint, backbone)
+        shared = self._backbones.setdefault(backbone.fingerprint, backbone)
+        if shared is backbone and not backbone.int8:  # such a form is made of a network that is already shared
+            _ = backbone.size  # computed with all weights, and remembered
+            keep_on_disk(backbone.module, self._settings.cache_dir.expanduser())
+        return shared
 
     def load(self, folder: Path) -> Classifier:
         """Loads a saved classifier; raises WeightsError if that fails.

@@ -23,6 +23,7 @@ from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.embedding.shards import Shards
 from image_classifier.nets.classifier import Backbone, choose_device
+from image_classifier.nets.on_disk import forget_what_was_read
 from image_classifier.nets.optimize import accelerate
 from image_classifier.threads import let_requests_go_first
 
@@ -245,6 +246,7 @@ class InferenceLane:
             return self._queue.get()
 
     def _give_back_memory(self) -> None:
+        forget_what_was_read()
         give_back_memory()
         self._gave_back_at = time.monotonic()
 

@@ -28,6 +28,7 @@ from image_classifier.nets.networks import (
     text_encoder,
     weights_url,
 )
+from image_classifier.nets.on_disk import forget_what_was_read
 from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.stages import SCALE, add_stages, find_stages, misfit
 from image_classifier.nets.state_dicts import separate
@@ -240,6 +241,7 @@ class Classifier:
         folder.mkdir(parents=True, exist_ok=True)
         if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
             save_file(separate(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+            forget_what_was_read()
         if form := self.backbone.int8:
             for name, content in ((GRAPH_FILE, form.graph), (WEIGHTS_FILE, form.weights)):
                 if not (backbone_file and _link(backbone_file.with_name(name), folder / name)):
