@@ -241,6 +241,9 @@ class Pools(Background):
         with self._lock:
             entry = self._entries.setdefault(project.uid, _Entry(time.monotonic()))
             entry.asked = time.monotonic()
+            live = self._serving.loaded(project.uid)
+            if entry.pool and not entry.error and not self._is_current(project, entry.pool, live or entry.pool.model):
+                entry.due = 0.0  # of a large project, the tasks may not be due for a long time
         self._wake()
         return entry
 
@@ -328,9 +331,10 @@ class Pools(Background):
             if images is None:
                 raise Conflict("Groups, Queue and Map need a model class that can compare images, but this one can't")
             entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
-        pool, listed_from, began = entry.pool, time.time(), time.monotonic()
+        pool, listed_from, began, listing = entry.pool, time.time(), time.monotonic(), 0.0
         pool.begin_listing()
         for page, more in task_pages(label_studio, project.id):
+            listing += time.monotonic() - began  # without the time for reading images
             pool.note_tasks(page, more)
             self._check_size(pool)
             # Before the next page, so that only one page of tasks is in memory: their URLs may contain whole images.
@@ -338,11 +342,12 @@ class Pools(Background):
                 yield
                 pool.note_images(tasks, pool.images.add(tasks, self._check))
             yield
+            began = time.monotonic()
         pool.end_listing()
         self._keep_random_order(project, pool)
         entry.listed_from = listed_from
         entry.plans = {}
-        entry.due = time.monotonic() + max(LISTED_AGAIN, (time.monotonic() - began) / LISTING_SHARE)
+        entry.due = time.monotonic() + max(LISTED_AGAIN, listing / LISTING_SHARE)
         entry.ready = True
 
     def _arrange(self, entry: _Entry) -> Iterator[None]:

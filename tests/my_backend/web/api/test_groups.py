@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,6 +270,47 @@ def test_another_network_reads_the_images_again(client: Client, label_studio: Fa
     script.set(network="another")
     assert eventually(lambda: ask(client)["state"] == "ready" and len(script.calls("add")) > read)
     assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("change", ["network", "labeling config"])
+def test_changed_project_is_read_again_long_before_its_tasks_are_due(
+    change: str, client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "LISTED_AGAIN", 10_000.0)
+    label_studio.labels.add(5)
+    ready(client, 5)
+    read = len(script.calls("add"))
+    if change == "network":
+        script.set(network="another")
+    else:
+        renamed = LABEL_CONFIG.replace('"Cat"', '"Tiger"')
+        client.backend.projects.remember(PROJECT, label_config=renamed)
+    assert eventually(lambda: ask(client)["state"] == "ready" and len(script.calls("add")) > read)
+    assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
+    listed = label_studio.labels.requests.count("list")
+    assert ask(client)["state"] == "ready"
+    assert label_studio.labels.requests.count("list") == listed, "nothing has changed since"
+
+
+def test_time_for_reading_images_does_not_delay_the_next_list_of_tasks(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic
+    clock = SimpleNamespace(ahead=0.0, time=time.time)
+    clock.monotonic = lambda: now() + clock.ahead
+    monkeypatch.setattr(pools, "time", clock)
+    monkeypatch.setattr(pools, "LISTING_SHARE", 0.05)
+    add = FakePool.add
+
+    def slow(self: FakePool, *given: Any) -> Any:
+        clock.ahead += 600
+        return add(self, *given)
+
+    monkeypatch.setattr(FakePool, "add", slow)
+    label_studio.labels.add(5)
+    ready(client, 5)
+    label_studio.labels.annotate(5, "Dog")
+    assert eventually(lambda: ask(client)["labeled"] == 1)
 
 
 def test_similar_tasks_with_their_labels(client: Client, label_studio: FakeLabelStudio) -> None:
