@@ -61,7 +61,7 @@ class Collected:
 
 @dataclass
 class _Entry:
-    """One project: times are monotonic unless they say otherwise."""
+    """One project; times are monotonic."""
 
     asked: float
     busy: bool = False  # a thread takes a step
@@ -71,7 +71,9 @@ class _Entry:
     ready: bool = False
     wants_map: bool = False  # somebody has asked for the map, which isn't arranged yet
     error: str = ""
-    listed_from: float = 0.0  # when the last complete listing began, in seconds since 1970
+    # Finished runs whose labels the pool has from a listing, with the time of their last change. Comparing times with
+    # that of the listing wouldn't do: another server's clock may differ, and any clock may be set back.
+    listed: dict[str, float] = field(default_factory=dict)
     plans: dict[str, list[Labels]] = field(default_factory=dict)  # of runs
 
 
@@ -255,7 +257,7 @@ class Pools(Background):
     def _runs_since(self, project: Project, entry: _Entry) -> Iterator[tuple[Run, list[Labels]]]:
         """The runs whose labels the last listing may not have, the oldest first."""
         for run in reversed(self._runs.of_project(project.uid)):
-            if run.in_vain or not (run.unfinished or run.changed >= entry.listed_from):
+            if run.in_vain or entry.listed.get(run.id) == run.changed:
                 continue
             if run.id not in entry.plans:
                 try:
@@ -326,12 +328,14 @@ class Pools(Background):
     def _collect(self, project: Project, entry: _Entry) -> Iterator[None]:
         """Lists the tasks and reads the images that aren't in the pool yet, a step at a time."""
         tag, label_studio, model = self._tag(project), self._label_studio(project), self._model(project)
+        ended = {run.id: run.changed for run in self._runs.of_project(project.uid) if not run.unfinished}
         if entry.pool is None or not self._is_current(project, entry.pool, model):
             images = model.open_pool()
             if images is None:
                 raise Conflict("Groups, Queue and Map need a model class that can compare images, but this one can't")
             entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
-        pool, listed_from, began, listing = entry.pool, time.time(), time.monotonic(), 0.0
+            entry.listed = ended  # it gets all labels from this listing
+        pool, began, listing = entry.pool, time.monotonic(), 0.0
         pool.begin_listing()
         for page, more in task_pages(label_studio, project.id):
             listing += time.monotonic() - began  # without the time for reading images
@@ -345,7 +349,7 @@ class Pools(Background):
             began = time.monotonic()
         pool.end_listing()
         self._keep_random_order(project, pool)
-        entry.listed_from = listed_from
+        entry.listed = ended
         entry.plans = {}
         entry.due = time.monotonic() + max(LISTED_AGAIN, listing / LISTING_SHARE)
         entry.ready = True

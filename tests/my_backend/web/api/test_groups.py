@@ -12,7 +12,7 @@ import pytest
 
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
-from my_backend.labeling import pools, project_pool, writer
+from my_backend.labeling import pools, project_pool, runs, writer
 from my_backend.projects.project import Project
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -188,6 +188,43 @@ def test_labels_count_once_requested_and_their_tasks_return_after_undo(
     end(client, run)
     assert eventually(lambda: ask(client)["labeled"] == 0)
     assert tasks_of(ask(client))[0] == list(range(1, 11))
+
+
+def test_labels_count_although_the_clock_was_set_back(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or although they are those of another server, whose clock is behind."""
+    monkeypatch.setattr(pools, "LISTED_AGAIN", 10_000.0)
+    label_studio.labels.add(10)
+    ready(client, 10)
+    now = time.time
+    monkeypatch.setattr(
+        runs, "time", SimpleNamespace(time=lambda: now() - 600, strftime=time.strftime, gmtime=time.gmtime)
+    )
+    run = label(client, ("Cat", [1, 2, 3]))
+    end(client, run)
+    assert tasks_of(ask(client)) == [list(range(4, 11))]
+    client.post(f"/api/labeling/runs/{run}/undo", {"tasks": [2]}, 202)
+    end(client, run)
+    assert tasks_of(ask(client)) == [[2, *range(4, 11)]]
+
+
+def test_label_of_a_person_after_an_undo_counts_while_images_are_still_read(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    run = label(client, ("Cat", [1, 2]))
+    end(client, run)
+    client.post(f"/api/labeling/runs/{run}/undo", {}, 202)
+    end(client, run)
+    label_studio.labels.annotate(1, "Dog")
+    client.backend.pools._entries.clear()  # as after a restart
+    script.block("add")
+    assert eventually(lambda: ask(client)["tasks"] == 10)
+    found = ask(client)
+    assert (found["state"], found["labeled"]) == ("collecting", 1)
+    script.release()
 
 
 def test_task_that_was_undone_alone_comes_back(client: Client, label_studio: FakeLabelStudio) -> None:
