@@ -60,6 +60,7 @@ from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.all_layers import train_all_layers, trains_all_layers
 from image_classifier.training.correction import correct
+from image_classifier.training.half_precision import MOST_IMAGES as TRIAL_IMAGES
 from image_classifier.training.half_precision import draw, is_due, settle_before_embedding, settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
@@ -757,7 +758,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """Chooses the precision by a trial on some of these tasks, before all are embedded: float32 is slower."""
         if not is_due(_networks().lane, backbone, len(labeled)):
             return
-        some = draw(labeled)
+        some = draw(labeled, TRIAL_IMAGES)
         files = self._fetch([task for task, _ in some], tag, float("inf"), logging.DEBUG)
         samples = [
             _sample(task, label, file, "", at_random=False, multiple=tag.multiple)

@@ -47,7 +47,7 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
     """
     if len(samples) < FEWEST_IMAGES or not lane.precisions or not (candidates := _candidates(lane, backbone)):
         return
-    images = draw(list({sample.image.digest: sample for sample in samples}.values()))
+    images = draw(list({sample.image.digest: sample for sample in samples}.values()), MOST_IMAGES)
     first = images[: MOST_IMAGES // 2]
     trials: dict[str, Trial] = {}
     chosen = torch.float32
@@ -82,7 +82,7 @@ def settle_before_embedding(lane: InferenceLane, backbone: Backbone, samples: Se
     """Chooses the precision, unless most images are embedded already: then the trial would only delay the model."""
     if not is_due(lane, backbone, len(samples)):
         return
-    some = draw(samples)
+    some = draw(samples, MOST_IMAGES)
     known = lane.known(backbone, [sample.image.digest for sample in some], counted=False)
     if len(known) <= len(some) / 2:
         settle_precision(lane, backbone, samples)
@@ -98,12 +98,12 @@ def _candidates(lane: InferenceLane, backbone: Backbone) -> tuple[torch.dtype, .
     return lane.precisions.candidates(backbone, lane.device) if lane.precisions and not backbone.int8 else ()
 
 
-def draw(items: Sequence[Item]) -> list[Item]:
-    """As many items as a trial needs, drawn at random but always the same ones.
+def draw(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many items, drawn at random but always the same ones.
 
     If the classes of a list take turns, every fifth item might be of the same two classes.
     """
-    return random.Random(0).sample(items, min(len(items), MOST_IMAGES))  # noqa: S311  no secret
+    return random.Random(0).sample(items, min(len(items), most))  # noqa: S311  no secret
 
 
 def _embed(

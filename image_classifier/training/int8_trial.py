@@ -19,7 +19,7 @@ from image_classifier.nets.classifier import FINE_TUNED, Backbone
 from image_classifier.nets.int8 import Int8Form, is_supported, quantize
 from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import train_fold_heads
-from image_classifier.training.half_precision import try_precision
+from image_classifier.training.half_precision import draw, try_precision
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
     begun = time.monotonic()
     progress({"phase": "trying int8", "image": 0, "images": len(judged)})
     try:
-        ranges = list(_pixels(backbone, _spread(judged, CALIBRATED_ON)))
+        ranges = list(_pixels(backbone, draw(judged, CALIBRATED_ON)))
         graph, weights = quantize(backbone.module, backbone.preprocessing.crop_size, ranges)
     except (OSError, MemoryError) as error:  # not the network's fault
         log.warning(
@@ -97,17 +97,13 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
 
 
 def _judged(backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
-    """One image of each group of near-duplicates that a person has looked at; spread over all classes."""
+    """One image of each group of near-duplicates that a person has looked at; of many, some drawn at random."""
     seen = [
         sample
         for sample, out in zip(samples, held_out(samples), strict=True)
         if sample.evaluates and (out or backbone.origin != FINE_TUNED)
     ]
-    return _spread(list({sample.vote: sample for sample in seen}.values()), MOST_IMAGES)
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    return [samples[row] for row in np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int)]
+    return draw(list({sample.vote: sample for sample in seen}.values()), MOST_IMAGES)
 
 
 def _pixels(backbone: Backbone, samples: Sequence[Sample]) -> Iterator[Tensor]:

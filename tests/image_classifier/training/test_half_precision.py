@@ -17,7 +17,14 @@ from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.optimize import accelerate
 from image_classifier.training import half_precision
-from image_classifier.training.half_precision import FEWEST_IMAGES, Trial, draw, settle_precision, try_precision
+from image_classifier.training.half_precision import (
+    FEWEST_IMAGES,
+    MOST_IMAGES,
+    Trial,
+    draw,
+    settle_precision,
+    try_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -115,7 +122,7 @@ def test_second_half_is_embedded_only_if_an_answer_changes_in_the_first(
 
     monkeypatch.setattr(half_precision, "try_precision", answer)
     samples = samples[:labeled]
-    for sample in draw(samples)[:broken]:
+    for sample in draw(samples, MOST_IMAGES)[:broken]:
         samples[samples.index(sample)] = replace(sample, image=ImageFile(tmp_path / "gone.png", "00"))
     settle_precision(lane, backbone, [*samples, *samples[:5]])  # some images are there twice
 
@@ -128,7 +135,7 @@ def test_second_half_is_embedded_only_if_an_answer_changes_in_the_first(
 def test_images_of_a_trial_are_of_all_classes_whatever_their_order() -> None:
     in_turn = [image % 10 for image in range(1000)]
 
-    assert set(draw(in_turn)[:50]) == set(range(10))
+    assert set(draw(in_turn, MOST_IMAGES)[:50]) == set(range(10))
 
 
 def around(samples: list[Sample]) -> Tensor:

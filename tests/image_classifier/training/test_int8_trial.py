@@ -21,7 +21,7 @@ from image_classifier.nets.optimize import half_precisions
 from image_classifier.nets.stages import add_stages
 from image_classifier.progress import Record
 from image_classifier.training import int8_trial
-from image_classifier.training.half_precision import settle_precision
+from image_classifier.training.half_precision import Trial, settle_precision, try_precision
 from image_classifier.training.int8_trial import Int8Trial, try_int8
 from tests.broken_disk import failing
 
@@ -119,6 +119,27 @@ def test_too_few_images_leave_it_open(lane: InferenceLane, tiny: Backbone, few: 
         assert try_int8(lane, backbone, samples, lambda record: pytest.fail("a trial was made")) is None
 
     assert try_int8(lane, tiny, few, lambda record: None)
+
+
+@computes
+def test_trial_is_made_on_images_of_all_classes_whatever_their_order(
+    lane: InferenceLane, tiny: Backbone, few: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If two classes take turns, every second image is of the same class."""
+    one, other = ([sample for sample in few if sample.label == label] for label in sorted({s.label for s in few})[:2])
+    in_turn = [sample for pair in zip(one, other, strict=False) for sample in pair][:-1]
+    compared: list[Sample] = []
+
+    def note(samples: list[Sample], *embeddings: Tensor) -> Trial:
+        compared.extend(samples)
+        return try_precision(samples, *embeddings)
+
+    monkeypatch.setattr(int8_trial, "FEWEST_IMAGES", len(in_turn) // 2)
+    monkeypatch.setattr(int8_trial, "MOST_IMAGES", len(in_turn) // 2 + 1)
+    monkeypatch.setattr(int8_trial, "try_precision", note)
+    try_int8(lane, tiny, in_turn, lambda record: None)
+    assert len(compared) == len(in_turn) // 2 + 1
+    assert {sample.label for sample in compared} == {one[0].label, other[0].label}
 
 
 @computes
