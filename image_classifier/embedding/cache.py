@@ -116,6 +116,8 @@ class EmbeddingCache:
 
     def put(self, fingerprint: str, embeddings: Iterable[tuple[str, Embedding]]) -> None:
         """Adds embeddings by the image's digest."""
+        with self._mended():
+            self._env.reader_check()  # no page is free that a process could see which was killed while it read
         with self._mended(), self._env.begin(write=True) as transaction:
             stored, order = transaction.cursor(self._embeddings), transaction.cursor(self._order)
             sequence = _sequence(order.key()) if order.last() else 0

@@ -108,6 +108,36 @@ def test_a_full_cache_does_not_grow_and_has_room_in_its_map(tmp_path: Path) -> N
     cache.close()
 
 
+READER = """
+import sys
+from pathlib import Path
+from image_classifier.embedding.cache import EmbeddingCache
+
+cache = EmbeddingCache(Path(sys.argv[1]))
+with cache._env.begin():
+    print("reading", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_process_that_was_killed_while_it_read_does_not_make_the_cache_grow(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, max_entries=100)
+
+    def fill(start: int) -> int:
+        for number in range(start, start + 300):
+            cache.put(NETWORK, [(digest(number), embedding(number))])
+        return os.stat(tmp_path / "data.mdb").st_size
+
+    size = fill(0)
+    command = [sys.executable, "-c", READER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout
+        reader.stdout.readline()
+        reader.kill()
+    assert fill(300) < 1.1 * size
+    cache.close()
+
+
 @pytest.mark.parametrize("widths", [[512], [2048], [512, 2048], [2048, 512, 4096, 1280]])
 def test_beyond_its_size_the_oldest_go_however_wide_they_are(
     widths: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
