@@ -230,6 +230,11 @@ class Pools(Background):
             raise Conflict(
                 f"there are no images to label here: {config.problem or 'the project has no labeling config yet'}"
             )
+        if not config.image_choices.choices:
+            raise Conflict(
+                "Groups, Queue, Map and Accept offer the choices of the labeling config, but it has none, because each "
+                "task has its own choices: label the images in Label Studio"
+            )
         return config.image_choices
 
     def _check_one_choice(self, project: Project) -> None:

@@ -192,12 +192,19 @@ class ProjectPool:
         known = {image: name for image, task in there if (name := labels.get(task)) is not None}
         among = set(unlabeled)
         stand_ins = self._stand_ins(unlabeled, among)
-        groups = self.images.groups(model, stand_ins, known, past, largest=largest, count=count)
+        found = self.images.groups(model, stand_ins, known, past, largest=largest, count=count)
+        groups = [self._with_possible_proposal(group) for group in found]
         for group in groups:
             for image, probability in zip(group.images, group.probabilities, strict=True):
                 if group.proposal is not None and probability is not None:
                     self._proposed[self._shown_by[image]] = (group.proposal, probability)
         return [Group(group, self._copies(model, group.images, among)) for group in groups]
+
+    def _with_possible_proposal(self, group: LookAlikes) -> LookAlikes:
+        """The group without a proposal that a labeling run can't write: a choice that only some tasks have."""
+        if group.proposal is None or group.proposal in self.tag.choices:
+            return group
+        return LookAlikes(group.images, None, [None] * len(group.images))
 
     def chosen(
         self,

@@ -394,6 +394,29 @@ def test_projects_and_models_without_groups_are_told_why(
     assert eventually(lambda: "need a model class that can compare images" in (ask(client)["error"] or ""))
 
 
+def test_choices_that_only_tasks_have_are_not_suggested(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    """A labeling run can't write them."""
+    both = LABEL_CONFIG.replace("<Choices ", '<Choices value="$options" ')
+    client.backend.projects.remember(PROJECT, label_config=both)
+    label_studio.labels.add(10)
+    ready(client, 10)
+    script.set(learn="Zebra")
+    client.train()
+    [group] = ask(client)["groups"]
+    assert (group["proposal"], group["images"][0]["confidence"]) == (None, None)
+    script.set(learn="Dog")
+    client.train()
+    assert ask(client)["groups"][0]["proposal"] == "Dog"
+
+    none = both.replace('<Choice value="Cat"/>', "").replace('<Choice value="Dog"/>', "")
+    client.backend.projects.remember(PROJECT, label_config=none)
+    for path in ("groups", "queue", "map"):
+        answer = client.post(f"/api/labeling/{path}", {"project": 7}, 409)
+        assert "each task has its own choices" in answer["error"]
+
+
 def test_images_are_collected_on_request_and_forgotten_after_an_hour(
     client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
