@@ -366,16 +366,16 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> list[int] | None:
         """Positions of unlabeled tasks in the order in which to label them; None if SCORE isn't `order`.
 
-        Tasks whose images can't be read, or not within ORDER_SECONDS, are left out. `check` is called regularly and
-        may raise to stop.
+        Tasks whose images can't be read are left out; those that aren't read within ORDER_SECONDS come last, at random.
+        `check` is called regularly and may raise to stop.
         """
         tag = self._tag(label_config)
         if tag is None or _settings().score != "order":
             return None
         classifier, backbone = self._classifier, self._backbone
-        vectors = self._read_for(ORDER_SECONDS, tasks, tag, backbone, check)
+        vectors, late = self._read_for(ORDER_SECONDS, tasks, tag, backbone, check)
         if not vectors:
-            return []
+            return late
         positions, embeddings = list(vectors), torch.from_numpy(np.stack(list(vectors.values())))
         labeled, doubt = embeddings[:0], None
         if classifier:
@@ -387,7 +387,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 answer = _answer(classifier, task_tag, embeddings[rows])
                 doubt[rows] = answer.doubt() if answer.names else 1.0  # the model knows none of the task's choices
         check()
-        return [positions[row] for row in labeling_order(embeddings, labeled, doubt).tolist()]
+        return [*(positions[row] for row in labeling_order(embeddings, labeled, doubt).tolist()), *late]
 
     def open_pool(self) -> "TaskPool | None":
         """A pool for the project's images, compared by their embeddings; None if the labeling config has no choices."""
@@ -424,22 +424,28 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     def _read_for(
         self, seconds: float, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, check: Callable[[], None]
-    ) -> dict[int, Embedding]:
-        """The embeddings of the tasks' images, by position, as many as can be read in this time: a random choice."""
-        positions = torch.randperm(len(tasks), generator=torch.Generator().manual_seed(0)).tolist()
-        end, found = time.monotonic() + seconds, {}
+    ) -> tuple[dict[int, Embedding], list[int]]:
+        """The embeddings of the tasks' images, by position, as many as can be read in this time: a random choice.
+
+        Also returns the positions of the tasks for which the time wasn't enough.
+        """
+        positions: list[int] = torch.randperm(len(tasks), generator=torch.Generator().manual_seed(0)).tolist()
+        end, found, late = time.monotonic() + seconds, dict[int, Embedding](), list[int]()
         wanted = [tasks[position] for position in positions]
         # `predict` reports images that can't be read.
         with closing(self._read(wanted, tag, backbone, end, level=logging.DEBUG)) as pieces:
             for piece in pieces:
                 check()
+                is_late = time.monotonic() > end - seconds / 4  # then `_read` fetches nothing more
                 for position, (_, vector) in zip(positions[: len(piece)], piece, strict=True):
                     if not isinstance(vector, Exception):
                         found[position] = vector
+                    elif is_late:
+                        late.append(position)
                 del positions[: len(piece)]
                 if time.monotonic() > end:
                     break
-        return found
+        return found, late + positions
 
     # --- fit ----------------------------------------------------------------
 

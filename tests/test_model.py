@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -455,14 +456,36 @@ def test_order_asks_regularly_whether_to_go_on(trained: Json, shown: Digits, mon
         ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]), check=check)
 
 
-def test_order_takes_what_can_be_read_in_time(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_read_in_time_come_last_in_the_order(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If they were left out, every fifth task wouldn't be drawn from all of the project's."""
     monkeypatch.setattr(model, "READ_AT_ONCE", 4)
     monkeypatch.setattr(model, "ORDER_SECONDS", 0.0)
     calls: list[int] = []
     places = ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]), check=lambda: calls.append(0))
     assert places is not None
-    assert len(places) < 27
+    assert sorted(places) == list(range(27))
     assert len(calls) <= 2, "the other images aren't even tried"
+
+    monkeypatch.setattr(model, "ORDER_SECONDS", 30.0)
+    monkeypatch.setattr(model, "time", clock := SimpleNamespace(monotonic=time.monotonic))
+    reading = ImageClassifierAPI._read
+
+    def read_some(self: ImageClassifierAPI, tasks: list[Json], *given: Any, **more: Any) -> Any:
+        for number, piece in enumerate(reading(self, tasks, *given, **more)):
+            if number == 2:  # of three pieces, the time is over in the last one
+                clock.monotonic = lambda: time.monotonic() + 31
+            yield piece
+
+    monkeypatch.setattr(ImageClassifierAPI, "_read", read_some)
+    tasks = [*asked(shown[30:53]), *(task(n, b"no image") for n in range(90, 94))]
+    last = ImageClassifierAPI(CONFIG, trained).order(tasks)
+    assert last is not None
+    read = torch.randperm(27, generator=torch.Generator().manual_seed(0)).tolist()[:12]
+    assert set(last[: len(last) - 15]) == {place for place in read if place < 23}
+    assert set(last) >= set(range(23)), "images that can be read are in it once"
+    assert len(last) == len(set(last))
 
 
 @pytest.mark.parametrize("mode", ["probability", "margin", "entropy"])

@@ -133,7 +133,8 @@ class ModelAPI:
         """Positions of unlabeled tasks in the order in which to label them; None if predictions keep their scores.
 
         With `RENEW_PREDICTIONS` it is called in the background, once per version, with at most 10,000 tasks; Label
-        Studio gets the places in this order as scores.
+        Studio gets the places in this order as scores. Leave out only tasks whose images can't be read: every fifth
+        task is drawn at random from the others.
 
         Arguments:
         - `label_config`: the project's current one
