@@ -24,6 +24,7 @@ MAX_BYTES = 14 << 30  # reached first if embeddings are larger
 _PIECE = 4080  # bytes; a page of 4096 with lmdb's header
 _CHECKSUM = struct.Struct(">I")  # after each embedding: detects pages left empty by a power loss
 _DAMAGED = (
+    lmdb.BadTxnError,  # lmdb hides the error if it can't read the page that tells where the databases are
     lmdb.CorruptedError,
     lmdb.InvalidError,
     lmdb.PageNotFoundError,
@@ -67,7 +68,9 @@ class EmbeddingCache:
         self._env, self._opened = env, self._inode()
 
     def _inode(self) -> int:
-        return (self._folder / "data.mdb").stat().st_ino
+        """Of the cache's file; 0 if there is none."""
+        path = self._folder / "data.mdb"
+        return path.stat().st_ino if path.exists() else 0
 
     def _make_anew(self, error: lmdb.Error, damaged: int) -> None:
         """Replaces the file with that inode, unless another thread or process has already done so."""
@@ -88,7 +91,10 @@ class EmbeddingCache:
         try:
             yield
         except _DAMAGED as error:
-            self._make_anew(error, opened)
+            try:
+                self._make_anew(error, opened)
+            except (OSError, lmdb.Error) as failure:  # the disk is full; the next lookup tries again
+                log.warning("can't create a new embedding cache in %s: %s", self._folder, failure)
         except lmdb.Error as error:
             log.warning("can't cache embeddings in %s: %s", self._folder, error)
 

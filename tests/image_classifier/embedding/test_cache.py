@@ -302,3 +302,48 @@ def test_where_the_disk_is_full_nothing_is_added_and_nothing_fails(tmp_path: Pat
     assert 0 < before < 1000
     assert after == before + 10
     assert "can't cache embeddings" in written.stderr
+
+
+DAMAGED_ON_A_FULL_DISK = """
+import os, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from hashlib import sha256
+from image_classifier.embedding.cache import EmbeddingCache
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+cache = EmbeddingCache(Path(sys.argv[1]))
+some = [(sha256(str(number).encode()).hexdigest(), np.full(512, number, np.float32)) for number in range(300)]
+cache.put("ab" * 16, some)
+path = Path(sys.argv[1], "data.mdb")
+with path.open("r+b") as file:
+    for start in range(8192, path.stat().st_size, 4096):
+        file.seek(start)
+        file.write(os.urandom(64))
+
+
+def lookup():
+    cache.put("ab" * 16, some)
+    print(len(cache.get("ab" * 16, [digest for digest, _ in some])), flush=True)
+
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+lookup()
+lookup()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+lookup()  # this one finds that there is room again
+lookup()
+"""
+
+
+def test_cache_that_is_damaged_while_it_is_open_and_the_disk_full_works_again_later(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DAMAGED_ON_A_FULL_DISK, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        found, told = process.communicate(timeout=60)
+    assert found.split() == ["0", "0", "0", "300"], told
+    assert "creating a new one" in told
+    assert "can't create a new embedding cache" in told
