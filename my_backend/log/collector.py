@@ -19,7 +19,7 @@ from typing import Any
 from my_backend.file_locks import lock
 from my_backend.log.init import FirstProcess, TimeIsUp
 from my_backend.log.lines import utc, without_secrets
-from safe_http.redaction import Redactor
+from safe_http.redaction import Redactor, said
 
 LOG_BYTES = 20_000_000
 LONGEST_LINE = 1_000_000  # bytes; the rest of a longer line is dropped
@@ -35,8 +35,13 @@ class Collector:
         self._is_json = orders["format"] == "json"
         self._name = orders["name"]
         self._redact = Redactor(orders["secrets"])
-        self._file = _open(Path(orders["log_file"])) if orders["log_file"] else None
-        self._output = True
+        self._output, self._file, self._failure = True, None, ""
+        try:
+            self._file = _open(Path(orders["log_file"])) if orders["log_file"] else None
+        except OSError as error:  # the output must still be logged
+            self._tell(
+                f"can't use LOG_FILE ({said(error)}), so the log goes only to the output: fix this, then restart"
+            )
 
     def write(self, line: bytes) -> None:
         """Writes a line to standard output and, if no other process holds it, to the log file."""
@@ -48,7 +53,19 @@ class Collector:
                 except OSError:  # its reader is gone; the process that writes to us must not block
                     self._output = False
             if self._file:
-                self._file.emit(logging.makeLogRecord({"msg": text}))
+                try:
+                    self._file.emit(logging.makeLogRecord({"msg": text}))
+                    self._failure = ""
+                except OSError as error:
+                    self._tell(
+                        f"can't write LOG_FILE ({said(error)}), so the log goes only to the output: free up disk space"
+                    )
+
+    def _tell(self, failure: str) -> None:
+        """Logs once why LOG_FILE isn't written."""
+        before, self._failure = self._failure, failure
+        if failure != before:
+            self.write(failure.encode(errors="backslashreplace"))
 
     def _shaped(self, text: str) -> list[str]:
         if not self._is_json:
@@ -75,14 +92,27 @@ class Collector:
         return json.dumps(event, ensure_ascii=False)
 
 
+class _LogFile(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Closes the file, which the next line opens again, and raises the error that logging has caught."""
+        stream, self.stream = self.stream, None
+        with suppress(OSError):  # what it still holds can't be written either
+            if stream:
+                stream.close()
+        raise
+
+
 def _open(path: Path) -> RotatingFileHandler | None:
-    """Opens the log file and holds it until the process ends; None if another process, such as a replica, holds it."""
+    """Opens the log file and holds it until the process ends; None if another process, such as a replica, holds it.
+
+    Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     if not lock(descriptor, wait=False):
         os.close(descriptor)
         return None
-    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")
+    return _LogFile(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True)
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:

@@ -137,3 +137,46 @@ def test_event_behind_a_progress_bar_is_a_line_of_its_own(capsys: pytest.Capture
     bar, shown = written(f" 50 % {SECRET}{json.dumps(event)}".encode(), capsys)
 
     assert (bar["message"], shown) == ("50 % ***", event)
+
+
+# --- LOG_FILE can't be written ------------------------------------------------------
+
+
+def with_file(path: Path) -> Collector:
+    return Collector({"format": "text", "name": "raw", "secrets": [], "log_file": str(path)})
+
+
+def test_output_is_logged_although_the_log_file_cannot_be_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    collector = with_file(tmp_path / "file" / "log")
+    collector.write(b"one")
+    collector.write(b"two")
+
+    failure, *lines = capsys.readouterr().out.splitlines()
+    assert "can't use LOG_FILE" in failure
+    assert str(tmp_path / "file") in failure
+    assert lines == ["one", "two"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_log_file_on_a_full_disk_is_told_once_and_written_again_once_there_is_space(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    collector = with_file(log)
+    collector.write(b"one")
+    collector.write(b"two")
+
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert [line.partition(" (")[0] for line in said.out.splitlines()] == ["one", "can't write LOG_FILE", "two"]
+    assert "No space left on device" in said.out
+
+    log.unlink()
+    collector.write(b"three")
+    assert log.read_text() == "three\n"
+    assert collector._file is not None
+    collector._file.close()
