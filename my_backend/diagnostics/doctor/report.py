@@ -82,12 +82,19 @@ def _apply_fixes(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[
     return fixed, failed
 
 
+def _place(check: Check, problem: Problem) -> str:
+    """The project with the problem; "" if the problem concerns no single project."""
+    if check.name.startswith("project "):
+        return check.name.partition(": ")[0]
+    return f"project {problem.project.partition('.')[0]}" if problem.project else ""
+
+
 def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
     """Prints each problem once, however many projects have it, in the order in which to fix them."""
     where: dict[Problem, list[str]] = {}
     for check in checks:
         for problem in check.problems:
-            where.setdefault(replace(problem, project=""), []).append(check.name.partition(": ")[0])
+            where.setdefault(replace(problem, project=""), []).append(_place(check, problem))
     if not where:
         typer.echo("\nNo problems found.")
         return
@@ -97,8 +104,8 @@ def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
         heading = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
     typer.echo(f"\n{heading}")
     for number, problem in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
-        projects = [name for name in where[problem] if name.startswith("project ")]
-        place = f"{', '.join(projects)[:1].upper()}{', '.join(projects)[1:]}: " if projects else ""
+        places = ", ".join(dict.fromkeys(filter(None, where[problem])))
+        place = f"{places[:1].upper()}{places[1:]}: " if places else ""
         typer.echo(f"\n{number}. {place}{problem.message} [{problem.code}]")
         for detail in problem.details:
             typer.echo(f"   {detail}")

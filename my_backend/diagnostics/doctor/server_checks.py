@@ -20,7 +20,24 @@ from safe_http.redaction import redact
 
 SERVER_SECONDS = 10.0
 # Problems that only the running server knows about; the doctor checks the others itself.
-FROM_THE_SERVER = ("settings", "model", "images")
+FROM_THE_SERVER = (
+    "settings",
+    "disk",
+    "damaged",
+    "model",
+    "redis",
+    "open-proxy",
+    "events-without-password",
+    "images",
+    "title",
+    "renewal",
+    "labeling",
+    "accepted-wrong",
+    "images-drifted",
+    "refused",
+    "published-hook",
+    "backlog",
+)
 
 Json = dict[str, Any]
 

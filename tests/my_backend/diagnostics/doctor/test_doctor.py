@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from my_backend.commands.cli import app
 from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.problem import Problem
 from my_backend.projects.registry import Projects
 from testing.fake_label_studio.server import JWT_KEY, FakeLabelStudio
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT
@@ -77,6 +78,17 @@ def test_command_names_what_is_wrong_and_fixes_it_after_asking(environment: Fake
     status, output = run("--fix", answer="y\n")
     assert len(environment.added) == 1
     assert "fixed   add the webhook" in output
+
+
+def test_problem_that_only_the_server_knows_is_listed_with_its_project(
+    environment: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [Problem("labeling", "Labeling run r1 stopped: 403.", "Resume it.", PROJECT)]
+    monkeypatch.setattr(all_checks, "check_server", lambda settings: (Check("server", problems=tuple(told)), {}))
+    status, output = run()
+
+    assert status == 1
+    assert "1 problem:\n\n1. Project 7: Labeling run r1 stopped: 403. [labeling]\n   → Resume it." in output
 
 
 def test_json_is_for_scripts_and_asks_nothing(environment: FakeLabelStudio) -> None:

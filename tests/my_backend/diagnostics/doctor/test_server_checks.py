@@ -10,7 +10,7 @@ from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.problem import Problem
 from my_backend.storage import identity
 from testing.http_server import FakeServer, Reply, Seen, json_reply
-from tests.my_backend.conftest import MakeSettings, Serve
+from tests.my_backend.conftest import PROJECT, MakeSettings, Serve
 
 NOBODY = 1  # a port on which nothing listens
 
@@ -47,6 +47,20 @@ def test_server_tells_what_only_it_knows(make_settings: MakeSettings, tmp_path: 
     assert found.said.endswith("; resnet18, imagenet weights, on cpu")
     assert found.problems[0].details == ("one",)
     assert server.seen[0].headers["Authorization"].startswith("Basic ")
+
+
+def test_damaged_file_that_the_server_found_is_reported(serve: Serve) -> None:
+    with serve() as client:
+        client.setup()
+        (client.backend.projects.folder(PROJECT) / "credentials.json").write_text("{")
+        client.backend.projects.credentials(PROJECT)
+
+        with FakeServer(lambda seen: json_reply(client.get(seen.path))) as server:
+            ours = client.backend.settings.model_copy(update={"host": "127.0.0.1", "port": server.port})
+            found, _ = server_checks.check_server(ours)
+
+    assert codes(found) == ["damaged"]
+    assert "credentials.json" in found.problems[0].message
 
 
 def test_another_backend_on_the_port_is_not_taken_for_ours(
