@@ -23,6 +23,9 @@ IMAGE_REASONS = (
 # Why a task has no prediction.
 REASONS = ("untrained", "no_choices", "no_answer", *IMAGE_REASONS)
 
+# What /predict answers: predictions, or why the backend has failed (see errors.py).
+PREDICT_STATUSES = ("200", "500", "502", "503", "507")
+
 # Label Studio waits 1 s after sending an event, 3 s at /setup, and 100 s at /predict.
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 10, 30, 100)
 FETCH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -57,8 +60,13 @@ class RequestCounts:
             "Responses with status 500; the log has the traceback.",
             registry=self.registry,
         )
-        for reason in REASONS:  # start at zero, or the first failure wouldn't count as an increase
+        # What alerts watch starts at zero, or the first failure wouldn't count as an increase.
+        for reason in REASONS:
             self._failed.labels(reason)
+        for status in PREDICT_STATUSES:
+            self.requests.labels("/predict", "POST", status)
+        for endpoint in ("/predict", "/setup"):
+            self.seconds.labels(endpoint)
 
     def failed(self, reason: str, tasks: int = 1) -> None:
         """Counts tasks without a prediction; an unknown reason counts as `other`."""

@@ -31,6 +31,7 @@ from tests.my_backend.fake_model import FakeModel, Script
 
 ROOT = Path(__file__).resolve().parents[4]
 
+ALERTS = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8")
 MONITORING = (ROOT / "docs" / "operate" / "monitoring.md").read_text("utf-8")
 
 Samples = dict[tuple[str, ...], float]
@@ -85,6 +86,18 @@ def test_requests_are_counted_by_endpoint_method_and_status(client: Client) -> N
     assert found["ml_backend_requests_total", "/setup", "POST", "200"] == 1
     assert found["ml_backend_request_duration_seconds_count", "/health"] == 2
     assert found["ml_backend_requests_in_progress",] == 1  # this one
+
+
+def test_requests_that_alerts_watch_count_from_zero(serve: Serve) -> None:
+    """Prometheus sees no increase in a series that begins with the first failure."""
+    with serve() as client:
+        found = samples(client)
+
+    for status in ("200", "500", "502", "503", "507"):
+        assert found["ml_backend_requests_total", "/predict", "POST", status] == 0
+    watched = set(re.findall(r'duration_seconds_count\{endpoint="([^"]+)"', ALERTS))
+    assert watched == {"/predict", "/setup"}
+    assert [found["ml_backend_request_duration_seconds_count", endpoint] for endpoint in watched] == [0, 0]
 
 
 def test_refused_requests_are_counted_and_the_figures_want_the_password(serve: Serve) -> None:
