@@ -252,7 +252,7 @@ class SafeSession:
                 raise requests.exceptions.InvalidURL(said(error)) from None
             if method != "GET" and _read_url(url)[1] != origin:
                 # Its body may contain a token.
-                raise requests.RequestException(f"it redirects to {redact(url)}: use that address instead")
+                raise requests.TooManyRedirects(f"it redirects to {redact(url)}: use that address instead")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
     def _send(self, method: str, url: str, limits: Limits, deadline: float, **arguments: Any) -> requests.Response:

@@ -1,6 +1,8 @@
 """Sends notifications to NOTIFY_URL: an incoming webhook of Slack, Mattermost or another program."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import requests
 
@@ -28,24 +30,31 @@ class Receiver:
 
     def send(self, payload: Json) -> None:
         """Sends one message; raises NotDelivered, and NotificationRefused if it needn't be sent again."""
-        status, answer = self._request("POST", self._url, json=payload)
+        with self._telling_why():
+            status, answer = self._request("POST", self._url, json=payload)
         if not 200 <= status < 300:
             why = f"{self.host} answered {status}{f' ({answer})' if answer else ''}"
             raise NotificationRefused(why) if status in REFUSED else NotDelivered(why)
 
     def check_reachable(self) -> None:
         """Raises NotDelivered unless the host answers; this request sends no message and doesn't contain the token."""
-        self._request("HEAD", self._root)
+        # Many receivers redirect this address to a page for people.
+        with self._telling_why(), suppress(requests.TooManyRedirects):
+            self._request("HEAD", self._root)
 
     def _request(self, method: str, url: str, json: Json | None = None) -> tuple[int, str]:
-        """The status, and the beginning of the answer."""
+        """The status, and the beginning of the answer; raises requests.RequestException."""
         deadline = time.monotonic() + SECONDS
+        response = self._session.request(method, url, json=json, limits=Limits(redirects=0), deadline=deadline)
         try:
-            response = self._session.request(method, url, json=json, limits=Limits(redirects=0), deadline=deadline)
-            try:
-                body = read_body(response, max_bytes=ANSWER_BYTES, deadline=deadline)
-            except TooLarge:  # a page, say; the status tells enough
-                body = b""
+            body = read_body(response, max_bytes=ANSWER_BYTES, deadline=deadline)
+        except TooLarge:  # a page, say; the status tells enough
+            body = b""
+        return response.status_code, shortened(" ".join(body.decode(errors="replace").split()), SHOWN_CHARACTERS)
+
+    @contextmanager
+    def _telling_why(self) -> Iterator[None]:
+        try:
+            yield
         except requests.RequestException as error:
             raise NotDelivered(f"no response from {self.host}: {explain(error)}") from None
-        return response.status_code, shortened(" ".join(body.decode(errors="replace").split()), SHOWN_CHARACTERS)

@@ -1,5 +1,7 @@
 """The doctor's check of NOTIFY_URL."""
 
+import pytest
+
 from my_backend.diagnostics.doctor.notification_check import check_notifications
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.outbox import Outbox
@@ -15,6 +17,15 @@ def test_receiver_is_reached_without_a_message_and_without_the_token(make_settin
     assert check.problems == ()
     assert check.said.startswith("to 127.0.0.1, which is reachable")
     assert [(seen.method, seen.path) for seen in receiver.seen] == [("HEAD", "/")]
+
+
+@pytest.mark.parametrize("target", ["/login", "https://elsewhere.example/docs"])
+def test_receiver_that_redirects_people_to_a_page_is_reachable(make_settings: MakeSettings, target: str) -> None:
+    with FakeServer(lambda seen: Reply(302, b"", {"Location": target})) as receiver:
+        check = check_notifications(make_settings(notify_url=f"{receiver.url}/hooks/the-token"))
+
+        assert check.problems == ()
+        assert [(seen.method, seen.path) for seen in receiver.seen] == [("HEAD", "/")]
 
 
 def test_receiver_that_is_not_there(make_settings: MakeSettings) -> None:
