@@ -18,6 +18,7 @@ Json = dict[str, Any]
 MOUNTS = Path("/proc/self/mounts")
 NVIDIA_SMI = "nvidia-smi"
 NVIDIA_SECONDS = 20.0
+GPU_FIELDS = "index,uuid,name,driver_version,memory.total,memory.free"
 
 
 def check_own_folders(settings: Settings) -> Check:
@@ -60,35 +61,45 @@ class NoDriver(RuntimeError):
     """The driver doesn't respond although there is, or was, a GPU; the message is the driver's."""
 
 
-def find_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs; none if nvidia-smi isn't installed. Raises NoDriver."""
-    command = [NVIDIA_SMI, "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
+def find_gpu(visible: str) -> Gpu | None:
+    """The NVIDIA GPU that CUDA uses; None if there is none, or if nvidia-smi isn't installed. Raises NoDriver.
+
+    `visible` is CUDA_VISIBLE_DEVICES: indexes or UUIDs, which may be shortened.
+    """
+    command = [NVIDIA_SMI, f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=NVIDIA_SECONDS)
     except FileNotFoundError:
-        return []
+        return None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoDriver(redact(str(error))) from error
     said = done.stdout.strip() or done.stderr.strip()
     if "No devices were found" in said:
-        return []
-    try:
-        rows = [[part.strip() for part in line.split(",")] for line in said.splitlines()]
-        return [Gpu(name, driver, int(memory) << 20, int(free) << 20) for name, driver, memory, free in rows]
-    except ValueError:
-        raise NoDriver(said[:300]) from None
+        return None
+    rows = [[part.strip() for part in line.split(",")] for line in said.splitlines()]
+    if not rows or any(len(row) != len(GPU_FIELDS.split(",")) for row in rows):
+        raise NoDriver(said[:300])
+    first = visible.partition(",")[0].strip()
+    chosen = (row for row in rows if first and (first == row[0] or row[1].startswith(first)))
+    _, _, name, driver, memory, free = next(chosen, rows[0])
+    return Gpu(name, driver, _bytes(memory), _bytes(free))
+
+
+def _bytes(mebibytes: str) -> int | None:
+    """None for a GPU that has no memory of its own, for which nvidia-smi prints [N/A]."""
+    return int(mebibytes) << 20 if mebibytes.isdecimal() else None
 
 
 def check_gpu(computes: Json) -> Check:
     """Whether an available GPU is used; `computes` is the model's description of how it computes."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
         return Check("GPU", "not used because CUDA_VISIBLE_DEVICES excludes it")
     try:
-        gpus = find_gpus()
+        gpu = find_gpu(visible or "")
     except NoDriver as error:
         return Check("GPU", problems=(no_driver(str(error)),))
-    if not gpus:
+    if gpu is None:
         return Check("GPU", "none; computing on the CPU")
-    first = gpus[0]
-    said = str(first) if computes.get("device") else f"{first}; the model doesn't say whether it uses the GPU"
-    return Check("GPU", said, tuple(gpu_problems(first, computes)))
+    said = str(gpu) if computes.get("device") else f"{gpu}; the model doesn't say whether it uses the GPU"
+    return Check("GPU", said, tuple(gpu_problems(gpu, computes)))

@@ -12,15 +12,16 @@ OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU; memory in bytes."""
+    """A GPU; memory in bytes, None if it uses the machine's memory."""
 
     name: str
     driver: str
-    memory: int
-    free: int
+    memory: int | None
+    free: int | None
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.memory / 1e9:.0f} GB, driver {self.driver})"
+        size = "" if self.memory is None else f"{self.memory / 1e9:.0f} GB, "
+        return f"{self.name} ({size}driver {self.driver})"
 
 
 def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
@@ -29,7 +30,7 @@ def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
     if device == "cpu":
         hint = f"{_why_unused(gpu, computes)} If you don't want to use the GPU, set CUDA_VISIBLE_DEVICES=-1."
         return [Problem("gpu", f"{gpu} is available but not used.", hint)]
-    if device and gpu.free < GPU_BYTES:
+    if device and gpu.free is not None and gpu.free < GPU_BYTES:
         message = f"Only {gpu.free / 1e9:.1f} GB of memory is free on {gpu}."
         hint = "Stop the other programs that use it (`nvidia-smi` lists them), or set CUDA_VISIBLE_DEVICES to another "
         return [Problem("gpu", message, f"{hint}GPU.")]

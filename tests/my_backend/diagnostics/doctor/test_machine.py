@@ -11,7 +11,10 @@ from tests.my_backend.conftest import MakeSettings
 
 CUDA = {"device": "cuda", "cuda": "13.0"}
 CPU = {"device": "cpu", "cuda": "13.0"}
-H100 = "NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000"
+H100 = "0, GPU-8f6d1c2e-1b0a, NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000"
+FULL = H100.replace("81000", "300")
+FREE = H100.replace("0, GPU-8f6d", "1, GPU-3c4e")
+GB10 = "0, GPU-8f6d1c2e-1b0a, NVIDIA GB10, 580.95.05, [N/A], [N/A]"  # it uses the machine's memory
 
 
 def codes(check: Check) -> list[str]:
@@ -82,7 +85,9 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (0, H100, {}, "driver 580.82.07); the model doesn't say whether it uses the GPU", ""),
         (6, "No devices were found", CPU, "none; computing on the CPU", ""),
         (0, H100, CPU, "", "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07) is available but not used."),
-        (0, H100.replace("81000", "300"), CUDA, "", "Only 0.3 GB of memory is free"),
+        (0, FULL, CUDA, "", "Only 0.3 GB of memory is free"),
+        (0, GB10, CUDA, "NVIDIA GB10 (driver 580.95.05)", ""),
+        (0, GB10, CPU, "", "NVIDIA GB10 (driver 580.95.05) is available but not used."),
         (9, "couldn't communicate with the driver.", CPU, "", "responding: couldn't communicate with the driver."),
     ],
 )
@@ -95,6 +100,19 @@ def test_card_is_read_from_the_driver(
     assert said in found.said
     assert codes(found) == (["gpu"] if problem else [])
     assert problem in "".join(map(str, found.problems))
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [("0", ["gpu"]), ("1", []), ("1,0", []), ("GPU-3c4e", []), ("GPU-8f6d", ["gpu"]), ("7", ["gpu"])],
+)
+def test_card_that_cuda_uses_is_checked(
+    cards: Path, monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]
+) -> None:
+    cards.write_text(f"0\n{FULL}\n{FREE}\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert codes(machine.check_gpu(CUDA)) == found
 
 
 def test_card_that_is_not_to_be_used_is_no_problem(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
