@@ -16,6 +16,7 @@ from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
+from safe_http.session import redact
 
 PROBLEM_SECONDS = 20.0  # between two checks of a project with problems; doubles each time
 LONGEST_SECONDS = 600.0
@@ -29,7 +30,7 @@ class Finding:
     problems: tuple[Problem, ...]
     pause: float = 0.0  # seconds until the next check, if there are problems
     due: float = math.inf  # when to check if that can't wait for the next regular visit (monotonic)
-    url: str = ""  # of Label Studio, if known
+    url: str = ""  # of Label Studio, if known, without secrets
 
 
 class Monitor:
@@ -96,7 +97,7 @@ class Monitor:
     def _check(self, project: Project, snapshot: Snapshot | None) -> Finding:
         if snapshot is None:
             return Finding(None, (unknown_url(project.uid),))
-        url = snapshot.label_studio.url
+        url = redact(snapshot.label_studio.url)
         try:
             connected, problems = self._ask(snapshot, project)
         except LabelStudioError as error:

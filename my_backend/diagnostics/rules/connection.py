@@ -17,6 +17,7 @@ from my_backend.label_studio.connection import (
 from my_backend.label_studio.webhook_password import password_header
 from my_backend.projects.project import Project
 from my_backend.settings import LOOPBACK
+from safe_http.redaction import shortened
 
 Json = dict[str, Any]
 BasicAuth = tuple[str, str] | None
@@ -73,7 +74,8 @@ def _disconnected(project: Project, found: Connection) -> Problem:
             " If Label Studio runs in a container, localhost is the container itself: use host.docker.internal or the "
             "name of the backend's service instead."
         )
-    message = f"Label Studio can't reach this backend: {said[:400].rstrip('.')}."
+    # It may contain the URL that Label Studio has called, with the password.
+    message = f"Label Studio can't reach this backend: {shortened(said, 400).rstrip('.')}."
     return Problem("disconnected", message, hint, project.uid)
 
 

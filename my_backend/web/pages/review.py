@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from my_backend.label_studio.connection import without_password
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake
@@ -106,12 +107,12 @@ def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:
 
 
 def page_of_label_studio(hostname: str, path: str) -> str:
-    """The URL of one of Label Studio's pages; "" if `hostname` isn't an http(s) URL."""
+    """The URL of one of Label Studio's pages, without a password; "" if `hostname` isn't an http(s) URL."""
     try:
         Origin.of(hostname)
     except ValueError:
         return ""
-    return f"{hostname.rstrip('/')}/{path}"
+    return f"{without_password(hostname).rstrip('/')}/{path}"
 
 
 def task_link(tasks_url: str, task: str) -> str:

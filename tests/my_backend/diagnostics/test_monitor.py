@@ -33,3 +33,16 @@ def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
     assert Projects(projects.root).all() == []
     assert not projects.folder(PROJECT).exists()
     assert "Traceback" not in caplog.text
+
+
+def test_url_is_known_without_its_password(
+    make_settings: MakeSettings, label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    settings = make_settings(label_studio_url=label_studio.url.replace("//", "//user:password@"))
+    monitor, known = Monitor(settings, projects), Connections(settings).label_studio()
+    assert known
+    monitor.look(projects.get(PROJECT), Snapshot(known, 7))
+
+    assert monitor.url == label_studio.url

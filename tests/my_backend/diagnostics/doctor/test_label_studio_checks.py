@@ -43,6 +43,13 @@ def test_version_of_label_studio_is_checked(
     assert said in check.said
 
 
+def test_password_in_the_url_is_not_shown(label_studio: FakeLabelStudio) -> None:
+    url = label_studio.url.replace("//", "//user:password@")
+    check = label_studio_checks.check_release(LabelStudio(url, "", SafeSession(["127.0.0.1"])))
+
+    assert check.said == f"1.23.2 at {label_studio.url}"
+
+
 def test_label_studio_that_is_not_there() -> None:
     client = LabelStudio(f"http://127.0.0.1:{NOBODY}", "", SafeSession(["127.0.0.1"]))
     [found] = label_studio_checks.check_label_studio(client)

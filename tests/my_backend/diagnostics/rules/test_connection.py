@@ -46,6 +46,14 @@ def problems(found: Connection, basic_auth: tuple[str, str] | None = None) -> li
 # --- the model ------------------------------------------------------------------------
 
 
+def test_password_in_label_studios_message_is_hidden() -> None:
+    said = "401 Client Error: Unauthorized for url: http://user:forgotten@127.0.0.1:9090/setup"
+    [problem] = problems(connection(models=({**AWAY, "error_message": said},)))
+
+    assert "http://user:***@127.0.0.1:9090/setup" in problem.message
+    assert "forgotten" not in str(problem)
+
+
 @pytest.mark.parametrize(
     ("found", "code", "message", "hint"),
     [

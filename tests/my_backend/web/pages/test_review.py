@@ -9,6 +9,7 @@ from my_backend.projects.metrics import Bin
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import charts
 from my_backend.web.pages.curves import table_of
+from my_backend.web.pages.review import page_of_label_studio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
@@ -196,3 +197,7 @@ def test_table_of_a_curve_has_a_row_for_some_of_many_epochs_and_the_last() -> No
     assert epochs(201) == list(range(1, 202, 2))
     assert epochs(10_000)[-1] == 10_000
     assert len(epochs(10_000)) == 200
+
+
+def test_link_to_label_studio_has_no_password() -> None:
+    assert page_of_label_studio("http://user:password@ls:8080/", "projects/7/data") == "http://ls:8080/projects/7/data"
