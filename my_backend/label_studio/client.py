@@ -317,7 +317,8 @@ class LabelStudio:
         """Returns the answer whatever its status; raises LabelStudioError if there is none."""
         try:
             ask = self._request if authorize else self._session.request
-            response = ask(method, self.url + path, limits=Limits(read_seconds=read_seconds), **arguments)
+            limits = Limits(read_seconds=read_seconds)
+            response = ask(method, self.url + path, refuse=self._why_elsewhere, limits=limits, **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except TooLarge as error:
             raise AnswerTooLarge(
@@ -329,6 +330,10 @@ class LabelStudio:
                 f"Can't reach Label Studio at {redact(self.url)} ({explain(error)})",
                 "set LABEL_STUDIO_URL to its address as seen from this backend",
             ) from error
+
+    def _why_elsewhere(self, url: str) -> str:
+        """The token isn't sent to another address, whose answer would only say that it is missing."""
+        return "" if Origin.of(url) == self.origin else f"it redirects to {redact(url)}: use that address instead"
 
     def _why_refused(self, status: int, body: bytes) -> str:
         if not self._token:

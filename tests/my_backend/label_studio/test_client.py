@@ -335,6 +335,18 @@ def test_personal_access_token_does_not_follow_label_studios_redirect(label_stud
         assert stranger.seen == []
 
 
+def test_redirect_to_another_address_is_not_taken_for_a_rejected_token(label_studio: FakeLabelStudio) -> None:
+    """With HTTP instead of HTTPS in LABEL_STUDIO_URL, for example."""
+    label_studio.legacy_enabled = True
+    with FakeServer(lambda seen: Reply(301, b"", {"Location": label_studio.url + seen.path})) as server:
+        client = LabelStudio(server.url, label_studio.legacy, SafeSession(["127.0.0.1"]))
+        for ask in (client.release, lambda: client.project(7)):
+            with pytest.raises(LabelStudioError, match=f"redirects to {label_studio.url}/api/.* use that address"):
+                ask()
+
+    assert label_studio.server.seen == []
+
+
 def test_label_studio_under_a_sub_path_is_asked_there() -> None:
     with FakeLabelStudio(prefix="/label-studio").running() as server:
         assert connect(server).project(7)["id"] == 7
