@@ -317,8 +317,9 @@ class LabelStudio:
         """Returns the answer whatever its status; raises LabelStudioError if there is none."""
         try:
             ask = self._request if authorize else self._session.request
-            limits = Limits(read_seconds=read_seconds)
-            response = ask(method, self.url + path, refuse=self._why_elsewhere, limits=limits, **arguments)
+            # Also for a token's exchange and for redirects.
+            arguments |= {"limits": Limits(read_seconds=read_seconds), "deadline": time.monotonic() + 2 * read_seconds}
+            response = ask(method, self.url + path, refuse=self._why_elsewhere, **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except TooLarge as error:
             raise AnswerTooLarge(

@@ -335,6 +335,13 @@ def test_personal_access_token_does_not_follow_label_studios_redirect(label_stud
         assert stranger.seen == []
 
 
+def test_headers_that_trickle_end_at_a_deadline() -> None:
+    with FakeServer(lambda seen: Reply(200, b"{}", slow_headers=True, pause=0.1)) as server:
+        client = LabelStudio(server.url, "", SafeSession(["127.0.0.1"]))
+        with pytest.raises(LabelStudioError, match=r"took too long|timed out"):
+            client.call("GET", "/api/version/", read_seconds=0.3)
+
+
 def test_redirect_to_another_address_is_not_taken_for_a_rejected_token(label_studio: FakeLabelStudio) -> None:
     """With HTTP instead of HTTPS in LABEL_STUDIO_URL, for example."""
     label_studio.legacy_enabled = True
