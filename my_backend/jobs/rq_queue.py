@@ -279,12 +279,13 @@ class RqQueue(Background):
         """Hands over jobs; returns whether they can run."""
         workers: Mapping[Kind, int] = {}
         try:
-            self._hand_over()
+            # Before handing over, which also needs the disk, and a Redis that can be written.
             workers = workers_of(self._hand_over.queues, self._connection)
             missing = {kind for kind, listening in workers.items() if not listening}
             self._seen |= workers.keys() - missing
             if missing and is_replica(self._connection):
                 return QueueStatus("replica", workers)
+            self._hand_over()
             if missing:
                 starting = time.monotonic() < self._starting_until and not missing & self._seen
                 return QueueStatus("starting" if starting else "no worker", workers)

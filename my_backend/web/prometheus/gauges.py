@@ -71,17 +71,17 @@ class Gauges:
         number = _gauge("ml_backend_jobs", "Queued and running (started) jobs.", "kind", "status")
         age = _gauge("ml_backend_queue_age_seconds", "How long the oldest queued job has been waiting.", "kind")
         workers = _gauge("ml_backend_workers", "Workers listening for jobs of a kind, as far as known.", "kind")
-        listening = self._backend.queue.status().workers
+        queue = self._backend.queue.status()
         for kind in KINDS:
             for status in UNFINISHED:
                 number.add_metric([kind, status], sum((job.kind, job.status) == (kind, status) for job in jobs))
             since = [job.created for job in jobs if (job.kind, job.status) == (kind, "queued")]
             age.add_metric([kind], max(0.0, time.time() - min(since)) if since else 0)
-            workers.add_metric([kind], listening.get(kind, 0))
+            workers.add_metric([kind], queue.workers.get(kind, 0))
         yield from (number, age, workers)
         if self._backend.settings.redis:
             redis = _gauge("ml_backend_redis_up", "Whether Redis responds.")
-            redis.add_metric([], bool(listening))
+            redis.add_metric([], bool(queue.workers) and queue.state != "unreachable")
             yield redis
 
     def _unfinished(self, project: Project) -> list[Job]:

@@ -19,7 +19,7 @@ from rq.webhook import Webhook
 
 from my_backend.files import InUse
 from my_backend.jobs import rq_queue as rq_queue_module
-from my_backend.jobs.record import EMBED, Kind, new_job
+from my_backend.jobs.record import EMBED, KINDS, Kind, new_job
 from my_backend.jobs.rq_queue import (
     RESULT_SECONDS,
     TIMEOUT_SECONDS,
@@ -35,7 +35,8 @@ from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 from testing.production import Redis
-from tests.my_backend.conftest import MakeSettings
+from testing.waiting import eventually
+from tests.my_backend.conftest import MakeSettings, Serve
 from tests.my_backend.jobs.conftest import submitted
 
 JOB = "head-20261126T000000-abcdef"
@@ -327,7 +328,9 @@ def test_files_of_one_project_keep_no_other_project_from_being_handed_over(
 
 
 def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis: Redis, settings: Settings) -> None:
-    server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
+    store = JobStore(settings.model_dir / "projects")
+    store.save(new_job("7.1", "head", "test"))
+    server = RqQueue(settings, store)
     redis.client.replicaof("127.0.0.1", 1)  # nobody answers there
     try:
         server._look()
@@ -335,6 +338,23 @@ def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis:
     finally:
         redis.client.replicaof("NO", "ONE")
         server.stop()
+
+
+def test_disk_error_is_not_taken_for_a_redis_that_is_down(
+    serve: Serve, make_settings: MakeSettings, redis: Redis
+) -> None:
+    for kind in KINDS:
+        redis.client.sadd(f"rq:workers:default-{kind}", "rq:worker:one")
+    redis.client.set("rq:worker:one", "")
+    lock = make_settings().model_dir / ".handover"
+    lock.mkdir(parents=True)  # it can't be locked
+
+    with serve(redis_url=redis.url) as client:
+        assert eventually(lambda: client.backend.queue.status().state == "failed")
+        metrics = client.get("/metrics").splitlines()
+
+    assert "ml_backend_redis_up 1.0" in metrics
+    assert 'ml_backend_workers{kind="head"} 1.0' in metrics
 
 
 def test_redis_that_hangs_is_not_asked_twice(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
