@@ -134,7 +134,8 @@ class LabelStudio:
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         filters = {"conjunction": "and", "items": [annotated]}
         query = quote(json.dumps({"filters": filters, "ordering": ["-tasks:updated_at"]}))
-        page = self._object("GET", f"/api/tasks/?project={project_id}&page=1&page_size=1&query={query}")
+        # With `review`, Label Studio doesn't first ask a model for a missing prediction.
+        page = self._object("GET", f"/api/tasks/?project={project_id}&page=1&page_size=1&query={query}&review=true")
         newest = [task.get("updated_at") for task in page.get("tasks", [])]
         return json.dumps([newest, page.get("total"), page.get("total_annotations")])
 
@@ -149,18 +150,6 @@ class LabelStudio:
     def projects(self, count: int) -> list[dict[str, Any]]:
         """The newest projects that the token's owner has access to; raises LabelStudioError."""
         return list(self._object("GET", f"/api/projects/?page=1&page_size={count}&ordering=-id").get("results", []))
-
-    def tasks(self, project_id: int, count: int) -> list[dict[str, Any]]:
-        """The oldest and the newest tasks of the project, `count` of each, with their `data`.
-
-        Raises LabelStudioError.
-        """
-        found: dict[Any, dict[str, Any]] = {}
-        for ordering in ("tasks:id", "-tasks:id"):
-            query = quote(json.dumps({"ordering": [ordering]}))
-            path = f"/api/tasks/?project={project_id}&page=1&page_size={count}&query={query}"
-            found |= {task.get("id"): task for task in self._object("GET", path).get("tasks", [])}
-        return list(found.values())
 
     def release(self) -> str:
         """Label Studio's version, for example 1.23.2; needs no token. Raises LabelStudioError."""

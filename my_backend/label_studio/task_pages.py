@@ -80,6 +80,17 @@ def newest_task(label_studio: LabelStudio, project_id: int) -> tuple[int, int]:
     return (tasks[0]["id"], total) if tasks else (0, 0)
 
 
+def oldest_and_newest(label_studio: LabelStudio, project_id: int, most: int) -> list[Json]:
+    """The oldest and the newest tasks, at most so many of each, without annotations. Raises LabelStudioError."""
+    found: dict[int, Json] = {}
+    for ordering in ("tasks:id", "-tasks:id"):
+        page = _page(
+            label_studio, project_id, _after(0, annotated=False), most, IMAGES, ANSWER_BYTES, ordering=ordering
+        )
+        found |= {task["id"]: task for task in checked_page(page)[0]}
+    return list(found.values())
+
+
 def _pages(
     label_studio: LabelStudio, project_id: int, last: int, filters_after: Callable[[int], Json], fields: str
 ) -> Iterator[tuple[list[Json], int]]:

@@ -105,8 +105,8 @@ class FakeLabels:
         return answer
 
     def _name(self, method: str, path: str, query: dict[str, list[str]]) -> str:
-        if path == "/api/tasks/" and "review" in query:
-            if asks_for_some(query):
+        if path == "/api/tasks/" and {"include", "review"} <= query.keys():
+            if asks_for_some(query) or "-tasks:id" in query["query"][0]:
                 return "some"
             first, *_ = json.loads(query["query"][0])["filters"]["items"]
             return "look" if first["operator"] == "in_list" else "list"

@@ -101,7 +101,6 @@ class FakeLabelStudio:
         self.access_tokens: list[str] = []
         self.project: Any = {"id": 7, "title": "Pets", "label_config": ""}
         self.annotated: Any = []
-        self.tasks: Any = []
         self.patched: list[tuple[str, Any]] = []
         self.added: list[Any] = []  # webhooks
         self.deleted: list[str] = []
@@ -156,7 +155,7 @@ class FakeLabelStudio:
             query = parse_qs(urlsplit(seen.path).query)
             if "is_labeled" in query.get("query", [""])[0]:
                 return json_reply(self.predicted.page(query))
-            return json_reply({"tasks": self.tasks} if query["page_size"] != ["1"] else self._newest_task(query))
+            return json_reply(self._newest_task(query))
         if seen.method in ("POST", "DELETE"):
             return self._change(seen.method, path, seen.body)
         if path in ("/api/ml/", "/api/webhooks/"):
@@ -203,7 +202,7 @@ class FakeLabelStudio:
             self.project.update(body)
 
     def _newest_task(self, query: dict[str, list[str]]) -> Any:
-        assert (query["project"], query["page_size"]) == (["7"], ["1"])
+        assert (query["project"], query["page_size"], query["review"]) == (["7"], ["1"], ["true"])
         newest = {"id": 1, "updated_at": self.updated_at}
         return {"tasks": [newest], "total": len(self.annotated), "total_annotations": len(self.annotated)}
 

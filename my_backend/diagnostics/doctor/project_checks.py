@@ -26,6 +26,7 @@ from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
+from my_backend.label_studio.task_pages import oldest_and_newest
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.uid import project_uid
@@ -105,7 +106,7 @@ def _asked(
         connection = read_connection(snapshot, settings.basic_auth, thoroughly=True)
         scores = read_scores(settings, snapshot, project.folder)
         predicted = label_studio.predicted_versions(project.id)
-        tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
+        tasks = oldest_and_newest(label_studio, project.id, SAMPLED_TASKS)
     except LabelStudioError as error:
         yield Check("connection", problems=(unreachable(error, project.uid),))
         return

@@ -243,8 +243,9 @@ def test_watermark_looks_at_annotated_tasks_alone(label_studio: FakeLabelStudio)
     connect(label_studio).watermark(7)
 
     [path] = [path for path in label_studio.server.paths() if path.startswith("/api/tasks/")]
-    asked = json.loads(parse_qs(urlsplit(path).query)["query"][0])
-    [annotated] = asked["filters"]["items"]
+    query = parse_qs(urlsplit(path).query)
+    assert query["review"] == ["true"], "otherwise Label Studio first requests a missing prediction"
+    [annotated] = json.loads(query["query"][0])["filters"]["items"]
     assert (annotated["filter"], annotated["operator"], annotated["value"]) == (
         "filter:tasks:total_annotations",
         "greater",

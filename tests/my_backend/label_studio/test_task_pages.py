@@ -8,7 +8,7 @@ import pytest
 from my_backend.errors import AnswerTooLarge, LabelStudioError
 from my_backend.label_studio import task_pages as module
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks, task_pages
+from my_backend.label_studio.task_pages import newest_unlabeled, oldest_and_newest, some_tasks, task_pages
 from safe_http.session import SafeSession
 from testing.fake_label_studio.task_pages import page_of, some_of
 from testing.http_server import FakeServer, Reply, Seen, json_reply
@@ -160,6 +160,18 @@ def mixed(count: int) -> Tasks:
     tasks = Tasks([{**task(number), "annotations": kinds[number % 3]} for number in range(1, count + 1)])
     tasks.answer = some_of
     return tasks
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, []), (3, [1, 2, 3]), (9, [1, 2, 8, 9])])
+def test_oldest_and_newest_tasks_are_read_as_they_were_imported(count: int, expected: list[int]) -> None:
+    tasks = mixed(count)
+    with FakeServer(tasks) as server:
+        found = oldest_and_newest(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 2)
+
+    assert sorted(one["id"] for one in found) == expected
+    assert all(one["data"] == {"image": f"/{one['id']}.png"} for one in found)
+    # Otherwise Label Studio would first request predictions for these tasks, and sign or replace their URLs.
+    assert {(*asked["review"], *asked["resolve_uri"]) for asked in tasks.asked} == {("true", "false")}
 
 
 def test_newest_tasks_without_a_label_come_first() -> None:
