@@ -23,6 +23,7 @@ from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.notifications.notice import Notice
+from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.receiver import Receiver
 from my_backend.production_process import STOP_SECONDS, find_production
 from my_backend.serving.publishing import publish_model
@@ -208,6 +209,7 @@ def notify() -> None:
         receiver.send(Notice("test", "test", message, time.time(), path="/").payload(settings.page))
     except BackendError as error:
         raise SystemExit(f"Error: {error}") from None
+    Outbox(settings.model_dir / "projects").delivered()
     typer.echo(f"{receiver.host} has accepted the message")
 
 

@@ -85,6 +85,10 @@ class Outbox:
         """Notes why an attempt failed; the event keeps waiting."""
         self._change(lambda state: state if state.failure == why else replace(state, failure=why))
 
+    def delivered(self) -> None:
+        """Notes that the receiver has accepted a message that didn't wait here: nothing is wrong any longer."""
+        self._change(lambda state: replace(state, failure=""))
+
     def sending(self) -> AbstractContextManager[None]:
         """A claim that one server holds while it sends; raises InUse if another one does."""
         return _holding(files.claimed(self._folder / ".notifications-sending"))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from my_backend.notifications.outbox import OUTBOX_FILE
+from my_backend.notifications.outbox import OUTBOX_FILE, Outbox
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.http_server import FakeServer, Reply
 from testing.process import free_port
@@ -432,6 +432,17 @@ def test_notify_sends_a_test_or_says_what_is_wrong(environment: dict[str, str], 
     assert invalid[0] == 1
     assert "NOTIFY_URL: must start with http:// or https://" in invalid[1]
     assert HOOK not in invalid[1]
+
+
+def test_accepted_test_message_solves_the_problem(environment: dict[str, str], tmp_path: Path) -> None:
+    """Nothing else would, until the next event: a refused or old message isn't sent again."""
+    outbox = Outbox(Path(environment["MODEL_DIR"]) / "projects")
+    outbox._folder.mkdir(parents=True)
+    outbox.failed("127.0.0.1 answered 404")
+    with FakeServer(lambda seen: Reply(200, b"ok")) as receiver:
+        assert run(environment, "notify", cwd=tmp_path, NOTIFY_URL=receiver.url + HOOK)[0] == 0
+
+    assert outbox.failure() == ""
 
 
 @pytest.mark.parametrize("answer", ["404", "redirect", "nobody"])
