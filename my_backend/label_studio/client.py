@@ -103,7 +103,7 @@ class LabelStudio:
         if not TOKEN.fullmatch(str(answer.get("access") or " ")):
             raise LabelStudioDown(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
         self._access_token = str(answer["access"])
-        self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
+        self._expires = _expiry(_claims(self._access_token) or {}, 0.0)
 
     def _request(self, method: str, url: str, **arguments: Any) -> requests.Response:
         """Sends the token; if Label Studio rejects its own access token, as after a restart, tries a new one once."""
@@ -167,7 +167,7 @@ class LabelStudio:
         if claims is None:
             return Token("legacy token" if self._token else "", float("inf"))
         kind = "personal access token" if claims.get("token_type") == "refresh" else "access token"
-        return Token(kind, float(claims.get("exp", "inf")))
+        return Token(kind, _expiry(claims, float("inf")))
 
     def backends(self, project_id: int) -> list[dict[str, Any]]:
         """The models connected to the project; Label Studio calls each of them to find out its state.
@@ -340,3 +340,11 @@ def _claims(token: str) -> dict[str, Any] | None:
     except jwt.InvalidTokenError:
         return None
     return claims
+
+
+def _expiry(claims: Mapping[str, Any], unknown: float) -> float:
+    """When a token expires (seconds since 1970); `unknown` if it doesn't say so in a way that we understand."""
+    try:
+        return float(claims["exp"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return unknown

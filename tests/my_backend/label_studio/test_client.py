@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import socket
@@ -106,6 +107,16 @@ def test_url_closed_to_the_token_costs_one_more_exchange(label_studio: FakeLabel
         client.project(7)
 
     assert label_studio.server.paths().count(EXCHANGE) == 2
+
+
+@pytest.mark.parametrize("expiry", [None, "never", [1], 10**400])
+def test_odd_expiry_of_a_token_counts_as_unknown(label_studio: FakeLabelStudio, expiry: Any) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"token_type": "refresh", "exp": expiry}).encode()).decode()
+    begin, _, end = label_studio.pat.split(".")
+    label_studio.pat = f"{begin}.{claims.rstrip('=')}.{end}"
+
+    assert connect(label_studio).token().expires == float("inf")
+    assert connect(label_studio).project(7)["id"] == 7
 
 
 def test_token_label_studio_takes_back_is_reported_with_the_fix(label_studio: FakeLabelStudio) -> None:
