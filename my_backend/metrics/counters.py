@@ -194,9 +194,9 @@ class JobCounts:
         self._wait.labels(kind)
 
     def ended(self, project: str, kind: str, outcome: str, *, waited: float | None, ran: float | None) -> None:
-        """Counts a job; times are in seconds, None if it never started."""
+        """Counts a job; times are in seconds, None if it never started, and negative if a clock was set back."""
         self._ended.labels(project, kind, outcome).inc()
         if waited is not None:
-            self._wait.labels(kind).observe(waited)
+            self._wait.labels(kind).observe(max(0.0, waited))
         if ran is not None:
-            self._seconds.labels(kind).observe(ran)
+            self._seconds.labels(kind).observe(max(0.0, ran))

@@ -18,7 +18,7 @@ from prometheus_client.samples import Sample
 from my_backend import files
 from my_backend.jobs.record import OUTCOMES
 from my_backend.label_studio.media import MediaRequest
-from my_backend.metrics.counters import REASONS
+from my_backend.metrics.counters import REASONS, JobCounts
 from my_backend.metrics.persistent_counters import Tally, key_of
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.versions import Versions
@@ -247,6 +247,18 @@ def test_jobs_that_ended_by_outcome_kind_and_project(client: Client, script: Scr
     assert found["ml_backend_job_duration_seconds_count", "full"] == 3
     assert 0 < found["ml_backend_job_duration_seconds_sum", "full"] < 60
     assert found["ml_backend_job_wait_seconds_count", "full"] == 3
+
+
+def test_clock_that_is_set_back_lowers_no_sum() -> None:
+    """Prometheus takes a lower sum for a restart, and adds the whole sum again."""
+    counts = JobCounts()
+    counts.ended(PROJECT, "head", "finished", waited=-3.0, ran=-3600.0)
+
+    sums = {
+        name: counts.registry.get_sample_value(f"ml_backend_job_{name}_seconds_sum", {"kind": "head"})
+        for name in ("wait", "duration")
+    }
+    assert sums == {"wait": 0, "duration": 0}
 
 
 def test_jobs_count_from_zero(client: Client) -> None:
