@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,6 +66,8 @@ def main(
 ) -> None:
     """Settings come from environment variables or from a .env file in the working directory."""
     sys.excepthook = _show_without_secrets
+    if isinstance(sys.stdout, TextIOWrapper):  # not every terminal can show all characters of our messages
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _show_without_secrets(*uncaught: Any) -> None:

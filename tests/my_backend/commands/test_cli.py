@@ -409,6 +409,18 @@ def test_log_has_what_happens_and_no_secrets(start: Start, log_format: str, labe
     assert "POST /predict: 200 in" in server.log
 
 
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_doctor_on_a_terminal_with_few_characters(
+    environment: dict[str, str], tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """A pipe on Windows, for example, can't show the arrow before a hint."""
+    status, output = run(environment, "doctor", *option, cwd=tmp_path, PORT="1", PYTHONIOENCODING="ascii")
+
+    assert status == 1
+    assert "LABEL_STUDIO_API_KEY is not set" in output
+    assert "Traceback" not in output
+
+
 # Notifications
 
 HOOK = "/services/T0123/B4567/a-token-of-the-webhook"
