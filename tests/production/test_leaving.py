@@ -44,6 +44,44 @@ class Restless:
         return {"network": "restless", "weights": "no", "device": "cpu"}
 
 
+# Python imports it at its start. It lets uWSGI load the application for ever.
+ENDLESS_LOADING = """
+import sys, time
+from pathlib import Path
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name == "my_backend.web.app" and "uwsgi" in sys.modules:
+            Path(__file__).with_name("loading").touch()
+            while True:
+                time.sleep(0.01)
+
+sys.meta_path.insert(0, Gate())
+"""
+
+
+def test_server_that_is_stopped_while_it_loads_ends(
+    redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ENDLESS_LOADING)
+    made = production(redis)
+    made.folder.mkdir()
+    environment = made.environment | {
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+    }
+    command = [sys.executable, "-m", "my_backend", "uwsgi"]
+    with Process(command, env=environment, folder=made.folder, log=made.folder / "server.log") as process:
+        process.wait_until((tmp_path / "loading").exists, START_SECONDS)
+        master = psutil.Process(process.pid)
+
+        master.terminate()
+
+        assert eventually(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE), made.logs()
+    assert "goodbye to uWSGI.\n" in made.logs()
+
+
 @pytest.mark.parametrize("attempt", range(TIMES))
 def test_server_that_computes_ends_without_a_crash(
     redis: Redis, production: MakeProduction, monkeypatch: pytest.MonkeyPatch, attempt: int
