@@ -13,8 +13,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from my_backend import files
+from my_backend.commands.port import listen
 from my_backend.errors import BackendError
 from my_backend.log.setup import collect_output
+from my_backend.production_process import find_production
 from my_backend.settings import Settings
 
 with suppress(ModuleNotFoundError):  # Windows
@@ -45,6 +47,7 @@ def refuse_other_systems() -> None:
 def run_uwsgi(settings: Settings) -> None:
     """Replaces this process with uWSGI; raises BackendError."""
     refuse_other_systems()
+    listen(settings).close()
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
     folder = _socket_folder()
     refusal = Path(folder, "refusal")
@@ -116,6 +119,13 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
         if unusable := {"%", '"'} & set(str(path)):
             named = " and ".join(sorted(unusable))
             raise BackendError(f"supervisor can't use the path {path} because it contains {named}: use another folder")
+    if process := find_production(settings.model_dir):
+        # A second one would take the first one's Redis and pid file away.
+        raise BackendError(
+            f"`make production` is already running with MODEL_DIR={settings.model_dir} (process {process.pid}): stop "
+            "it with `python -m my_backend stop`, or set another MODEL_DIR"
+        )
+    listen(settings).close()
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
     socket = _redis_socket(folder)

@@ -5,7 +5,6 @@ This module imports neither typer nor rich, so that the server listens early.
 
 import logging
 import signal
-import socket
 import threading
 
 from flask import Flask
@@ -13,6 +12,7 @@ from flask import Flask
 from my_backend.backend import Backend
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
+from my_backend.commands.port import listen
 from my_backend.commands.production import CANNOT_LOAD, note_refusal
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.errors import BackendError
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 def serve(host: str | None, port: int | None) -> None:
     """Runs the development server, with a thread for each request, until SIGTERM or Ctrl-C.
 
-    `host` and `port` override the settings. If the model class can't be used, the server ends, too: a person is there
-    to correct the settings. Raises SystemExit, with the reason, if it can't start.
+    `host` and `port` override the settings unless they are None or empty. If the model class can't be used, the server
+    ends, too: a person is there to correct the settings. Raises SystemExit, with the reason, if it can't start.
     """
     settings = read_settings()
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    given = {key: value for key, value in (("host", host), ("port", port)) if value not in (None, "")}
     try:
         collect_output(settings, "server", settings.log_file)
         set_up_logs(settings)
@@ -42,7 +42,7 @@ def serve(host: str | None, port: int | None) -> None:
 def _serve(settings: Settings) -> None:
     backend = Backend(settings)
     status = 0
-    with _listen(settings) as listening:
+    with listen(settings) as listening:
         server = DevelopmentServer(create_app(backend), settings.host, listening)
 
         def give_up(why: str) -> None:
@@ -60,18 +60,6 @@ def _serve(settings: Settings) -> None:
             with server, show_progress(backend.job_store):
                 server.serve_forever(poll_interval=0.1)
     leave(status)
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Opens the port before anything else starts; if that fails, Werkzeug itself would only print a line and exit."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
-    except OSError as error:
-        why = str(error.strerror).partition(" (")[0]
-        raise SystemExit(
-            f"can't listen on {settings.host} port {settings.port} ({why}): set a different HOST or PORT"
-        ) from None
 
 
 def application_for_uwsgi() -> Flask:

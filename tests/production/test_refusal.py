@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 
 from benchmarks.soak.site import Site
 from my_backend.commands.production import CANNOT_LOAD
+from my_backend.production_process import find_production
 from testing.process import answers, free_port
 from testing.production import NOT_PASSED_ON, START_SECONDS, Redis
 from testing.waiting import eventually
@@ -69,3 +71,18 @@ def test_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
         assert master
         master.kill()
         assert eventually(lambda: not master.is_running() and answers(f"{site.url}/ready"), START_SECONDS)
+
+
+def test_second_production_on_one_model_dir_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with Site(tmp_path / "first", {"MODEL_CLASS": "examples.mean_color:MeanColor", "HOST": "127.0.0.1"}) as site:
+        pid = site.process.pid
+
+        status, log = run("production", tmp_path, MODEL_DIR=str(site.model_dir))
+
+        said = f"`make production` is already running with MODEL_DIR={site.model_dir} (process {pid}): stop it with "
+        assert (status, log) == (1, f"{said}`python -m my_backend stop`, or set another MODEL_DIR\n")
+        first = find_production(site.model_dir)
+        assert first
+        assert first.pid == pid
+        with redis_py.Redis.from_url(first.redis_url) as client:
+            assert client.ping()

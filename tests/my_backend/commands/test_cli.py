@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -228,6 +229,22 @@ def test_host_that_is_not_this_machines_is_one_clear_line(environment: dict[str,
     assert status == 1
     assert len(output.splitlines()) == 1
     assert "192.0.2.1" in output
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_port_that_does_not_exist_is_one_clear_line(environment: dict[str, str], tmp_path: Path, port: str) -> None:
+    status, output = run(environment, "serve", "--port", port, cwd=tmp_path, HOST="127.0.0.1")
+
+    assert status == 1
+    assert re.fullmatch(rf"can't listen on 127.0.0.1 port {port} \(.*\): set a different HOST or PORT\n", output)
+
+
+def test_empty_host_is_not_every_address(environment: dict[str, str], tmp_path: Path) -> None:
+    """As if the option weren't given; a socket would take it for all addresses."""
+    status, output = run(environment, "serve", "--host", "", cwd=tmp_path, HOST="192.0.2.1", PORT=str(free_port()))
+
+    assert status == 1
+    assert output.startswith("can't listen on 192.0.2.1 ")
 
 
 def test_second_server_on_one_model_dir_is_refused(start: Start, environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,13 @@ from my_backend import production_process
 from my_backend.commands import cli, production
 from my_backend.commands.cli import app
 from testing.process import free_port
+
+
+@pytest.fixture(autouse=True)
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The server's, which nothing else uses."""
+    monkeypatch.setenv("PORT", str(port := free_port()))
+    return port
 
 
 @pytest.fixture
@@ -164,9 +172,9 @@ def test_socket_of_redis_has_a_short_path_if_model_dir_has_a_long_one(
     sockets = [Path(environment["REDIS_SOCKET"]) for environment in begun]
     assert [environment["REDIS_URL"] for environment in begun] == [f"unix://{socket}" for socket in sockets]
     assert sockets[0] == sockets[1] != sockets[2]
-    for socket in sockets:
-        assert socket.parent.parent == Path(tempfile.gettempdir())
-        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    for path in sockets:
+        assert path.parent.parent == Path(tempfile.gettempdir())
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_folder_for_the_socket_of_redis_that_is_a_link_is_refused(
@@ -200,9 +208,22 @@ def test_path_that_supervisor_cannot_use_is_refused_by_name(
     assert re.search(r"supervisor can't use the path .* because it contains [%\"]", said.output.replace("\n", " "))
 
 
+@pytest.mark.parametrize("command", ["production", "uwsgi"])
+def test_port_in_use_is_one_clear_line_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, port: int
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.delattr(os, "execve")  # it would replace the tests
+
+    with socket.create_server(("127.0.0.1", port)):
+        said = CliRunner().invoke(app, [command])
+
+    line = f"can't listen on 127.0.0.1 port {port} (Address already in use): set a different HOST or PORT\n"
+    assert (said.exit_code, said.output) == (1, line)
+
+
 def test_status_and_stop_say_that_nothing_is_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODEL_DIR", str(tmp_path))
-    monkeypatch.setenv("PORT", str(free_port()))
 
     state, stopped = (CliRunner().invoke(app, [name]) for name in ("status", "stop"))
 
