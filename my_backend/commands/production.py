@@ -108,13 +108,13 @@ def _redis_socket(folder: Path) -> Path:
 def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     """Replaces this process with supervisor, which runs Redis, workers and the server; `logs` gets their log files.
 
-    By default that is `my_backend/logs` in a clone, and a folder in MODEL_DIR if this package is installed.
+    By default that is `my_backend/logs` in a clone that this user may write to, otherwise a folder in MODEL_DIR.
 
     Raises BackendError.
     """
     refuse_other_systems()
     folder = settings.model_dir / "production"
-    logs = logs or (HERE / "logs" if (HERE / "logs").is_dir() else folder / "logs")
+    logs = logs or (HERE / "logs" if _all_writable(HERE / "logs") else folder / "logs")
     for path in (folder, logs):
         if unusable := {"%", '"'} & set(str(path)):
             named = " and ".join(sorted(unusable))
@@ -147,6 +147,11 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     _append_to_output()
     collect_output(settings, "supervisor")
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
+
+
+def _all_writable(folder: Path) -> bool:
+    """Whether the folder exists, and this user may write to it and to the files in it."""
+    return folder.is_dir() and all(os.access(path, os.W_OK) for path in (folder, *folder.iterdir()))
 
 
 def _append_to_output() -> None:

@@ -208,6 +208,32 @@ def test_path_that_supervisor_cannot_use_is_refused_by_name(
     assert re.search(r"supervisor can't use the path .* because it contains [%\"]", said.output.replace("\n", " "))
 
 
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ((), "clone/my_backend/logs"),
+        (("logs",), "models/production/logs"),
+        (("redis.log",), "models/production/logs"),
+    ],
+)
+def test_logs_of_a_clone_that_belongs_to_another_user_are_in_model_dir(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, others: tuple[str, ...], expected: str
+) -> None:
+    logs = tmp_path / "clone" / "my_backend" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "redis.log").touch()
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr(production, "HERE", logs.parent)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in others)  # root may write everywhere
+    begun: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+    CliRunner().invoke(app, ["production"], catch_exceptions=False)
+
+    assert [environment["LOG_DIR"] for environment in begun] == [str(tmp_path / expected)]
+
+
 @pytest.mark.parametrize("command", ["production", "uwsgi"])
 def test_port_in_use_is_one_clear_line_and_starts_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, port: int
