@@ -197,7 +197,10 @@ class Settings(BaseSettings, FetchSettings):
     @field_validator("model_dir", "cache_dir", "log_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return value and value.expanduser().absolute()
+        try:
+            return value and value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("starts with ~, but that home folder isn't known: write the whole path") from None
 
     @field_validator("*", mode="before")
     @classmethod

@@ -44,6 +44,16 @@ class FetchSettings(BaseModel):
             else value
         )
 
+    @field_validator("image_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Rejects what no host would ever match: URLs, ranges of addresses, and patterns."""
+        if any({"/", "*"} & set(host) for host in value):
+            raise ValueError(
+                "must be host names or addresses, such as minio or minio:9000, not URLs, ranges or patterns"
+            )
+        return value
+
     def open_session(self, *allowed: str) -> SafeSession:
         """A session for these hosts and this proxy; hosts in `allowed` may be private, too."""
         url = self.https_proxy.get_secret_value()

@@ -28,7 +28,7 @@ def weights_file(weights: str) -> Path:
         if not file.is_file():
             raise WeightsError("no such file; use an existing file, `imagenet` or `none`")
         return file
-    except WeightsError as error:
+    except (WeightsError, RuntimeError) as error:  # RuntimeError: the home folder of an unknown user
         raise WeightsError(f"WEIGHTS={weights}: {error}") from error
 
 

@@ -58,6 +58,12 @@ def test_image_hosts_may_be_empty(make_settings: MakeSettings, monkeypatch: pyte
         ("LABEL_STUDIO_URL", "localhost:8080"),
         ("LABEL_STUDIO_URL", "http://"),
         ("REDIS_PORT", "0"),
+        ("MODEL_DIR", "~no-such-user/data"),
+        ("CACHE_DIR", "~no-such-user/cache"),
+        ("LOG_FILE", "~no-such-user/log"),
+        ("IMAGE_HOSTS", "http://minio:9000"),
+        ("IMAGE_HOSTS", "minio,10.0.0.0/8"),
+        ("IMAGE_HOSTS", "*.example.com"),
     ],
 )
 def test_bad_value_ends_with_its_name_and_the_value(

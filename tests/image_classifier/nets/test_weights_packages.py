@@ -136,3 +136,8 @@ def test_lite0_recognizes_animals_by_its_own_last_layer(picture: str, number: in
 
     # With ImageNet's usual mean and deviation, the dromedary has .57.
     assert (embedding[:, :1280] @ weight.T + bias).softmax(1)[0, number] > 0.9
+
+
+def test_file_in_the_home_folder_of_an_unknown_user_is_refused() -> None:
+    with pytest.raises(WeightsError, match="^WEIGHTS=~no-such-user/a.pth: .*home directory"):
+        weights_file("~no-such-user/a.pth")

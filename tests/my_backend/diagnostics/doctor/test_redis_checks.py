@@ -19,6 +19,7 @@ from my_backend.jobs.record import KINDS, Job, new_job
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
+from testing.process import free_port
 from testing.production import Redis
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, MakeSettings
@@ -56,7 +57,8 @@ def production(
     make_settings: MakeSettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
     """A process with supervisor's environment, in place of a running `make production`."""
-    settings = make_settings(model_dir=redis.folder / tmp_path.name)  # a path that is short enough for a socket
+    # a path that is short enough for a socket
+    settings = make_settings(model_dir=redis.folder / tmp_path.name, port=free_port())
     given: dict[str, str] = {}
     monkeypatch.setattr(os, "execve", lambda path, command, environment: given.update(environment))
     run_supervisor(settings, tmp_path / "logs")
