@@ -29,7 +29,7 @@ $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV)/. This takes a few minutes the first time because torch is large …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(if $(TORCH_INDEX_URL),echo 'TORCH_INDEX_URL ?= $(TORCH_INDEX_URL)' > $(VENV)/choices.mk)
@@ -109,7 +109,7 @@ upgrade: lock ## upgrade the locked packages, and run the checks and tests with 
 	@$(MAKE) check test test-e2e
 
 oldest: setup-dev ## run the unit tests with the oldest versions of the dependencies that pyproject.toml allows (needs internet access)
-	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python deploy/install_packages.py requirements-dev.txt
 	@.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml -o .venv-oldest/oldest.txt >/dev/null

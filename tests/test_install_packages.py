@@ -1,6 +1,9 @@
 """`make setup` and the image install the locked packages: all of them, or without those that need a GPU."""
 
+import shutil
 import subprocess
+import sys
+import venv
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,3 +127,18 @@ def test_another_version_is_not_taken_for_the_locked_one() -> None:
     assert installed(f"pytest=={pytest.__version__} --hash=sha256:00")
     assert not installed("pytest==0.1 ; python_version >= '3.11' --hash=sha256:00")
     assert not installed("not-a-package==1.0")
+
+
+def test_setup_completes_an_environment_whose_creation_was_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C, or Debian without python3-venv, leaves a Python without pip."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).touch()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    venv.create(tmp_path / ".venv", with_pip=False)
+
+    # What it installs doesn't matter here.
+    subprocess.run(["make", "setup", f"PYTHON={sys.executable}", "INSTALL=true"], cwd=tmp_path, capture_output=True)
+
+    has_pip = subprocess.run([tmp_path / ".venv/bin/python", "-m", "pip", "--version"], capture_output=True)
+    assert has_pip.returncode == 0, has_pip.stderr
