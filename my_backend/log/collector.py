@@ -58,7 +58,7 @@ class Collector:
                     self._failure = ""
                 except OSError as error:
                     self._tell(
-                        f"can't write LOG_FILE ({said(error)}), so the log goes only to the output: free up disk space"
+                        f"can't write LOG_FILE ({said(error)}): until that is fixed, the log goes only to the output"
                     )
 
     def _tell(self, failure: str) -> None:
