@@ -93,6 +93,13 @@ def test_a_webhook_that_is_gone_and_one_that_is_left_over(connected: Connected) 
     connected.is_well()
 
 
+def test_page_works_if_it_was_opened_with_the_password_in_its_url(browser: Browser, locked_backend: Backend) -> None:
+    url = locked_backend.url.replace("//", f"//{USER}:{PASSWORD}@")
+    with opened(browser, f"{url}/problems") as page:
+        page.locator("#look-again").click()
+        expect(page.locator("#said")).to_have_text("Checking again.")
+
+
 def test_a_labeling_config_that_cannot_be_used(connected: Connected) -> None:
     connected.label_studio.update_project(connected.project, label_config='<View><Image name="i" value="$i"/></View>')
     expect(connected.problems.filter(has_text="no <Choices> or <Taxonomy> tag whose toName is an Image")).to_have_count(

@@ -16,7 +16,9 @@ export function follow(changed) {
     asking = true;
     clearTimeout(timer);
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html", "If-None-Match": tag }, cache: "no-store" });
+      const answer = await fetch(location.origin + location.pathname + location.search, {
+        headers: { Accept: "text/html", "If-None-Match": tag }, cache: "no-store",
+      });
       if (answer.status === 200) {
         tag = answer.headers.get("ETag") ?? "";
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));

@@ -3,9 +3,9 @@
 import { say } from "./say.js";
 
 // With the option `keepalive`, the request goes on if the page is closed.
-export async function post(url, body, options = {}) {
+export async function post(path, body, options = {}) {
   const form = body instanceof FormData;
-  return read(await fetch(url, {
+  return read(await fetch(address(path), {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
     body: form ? body : JSON.stringify(body ?? {}),
@@ -13,9 +13,12 @@ export async function post(url, body, options = {}) {
   }));
 }
 
-export async function get(url) {
-  return read(await fetch(url, { headers: { Accept: "application/json" } }));
+export async function get(path) {
+  return read(await fetch(address(path), { headers: { Accept: "application/json" } }));
 }
+
+// If the page was opened as http://user:password@host, browsers refuse requests for relative URLs.
+const address = (path) => location.origin + path;
 
 async function read(answer) {
   const said = await answer.json().catch(() => ({}));
