@@ -179,6 +179,13 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         expect(page.get_by_role("alert")).to_contain_text("SVG")
 
 
+def test_try_says_that_the_backend_is_unreachable(browser: Browser, site: Site, digits: Digits) -> None:
+    with opened(browser, f"{site.url}/try") as page:
+        page.route("**/api/models/predict", lambda route: route.abort())
+        page.locator("#file").set_input_files(digits[0][0])
+        expect(page.get_by_role("alert")).to_contain_text("Can’t reach the backend")
+
+
 SEVERAL = """(images) => {
     const data = new DataTransfer();
     for (const [bytes, name] of images) data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));

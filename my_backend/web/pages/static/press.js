@@ -2,23 +2,28 @@
 
 import { say } from "./say.js";
 
+const UNREACHED = "Can’t reach the backend. Check that it is running and that you are online, then try again.";
+
 // With the option `keepalive`, the request goes on if the page is closed.
-export async function post(path, body, options = {}) {
+export function post(path, body, options = {}) {
   const form = body instanceof FormData;
-  return read(await fetch(address(path), {
+  return request(path, {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
     body: form ? body : JSON.stringify(body ?? {}),
     ...options,
-  }));
+  });
 }
 
-export async function get(path) {
-  return read(await fetch(address(path), { headers: { Accept: "application/json" } }));
+export function get(path) {
+  return request(path, { headers: { Accept: "application/json" } });
 }
 
 // If the page was opened as http://user:password@host, browsers refuse requests for relative URLs.
-const address = (path) => location.origin + path;
+async function request(path, options) {
+  const answer = await fetch(location.origin + path, options).catch(() => { throw new Error(UNREACHED); });
+  return read(answer);
+}
 
 async function read(answer) {
   const said = await answer.json().catch(() => ({}));
