@@ -544,6 +544,26 @@ def test_choices_without_a_key_are_found_by_name(browser: Browser, make_site: Ma
         assert "token" not in sent[0]
 
 
+def test_thousands_of_copies_get_the_label_of_their_image(browser: Browser, make_site: MakeSite) -> None:
+    """Browsers refuse requests of this size if they should outlive the page."""
+    site = make_site(pictures=1)
+    [task] = site.truth
+    copies = list(range(1_000_000, 1_010_000))
+    image = {**GROUP["images"][0], "task": task, "copies": [{"task": copy, "digest": "0" * 64} for copy in copies]}
+    sent: list[Any] = []
+    with opened(browser, site.backend.url) as page:
+        answering(page, {**ANSWER, "groups": [{**GROUP, "images": [image]}]}, ANSWER)
+        page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
+        page.goto(site.url)
+        expect(page.locator("#group-facts")).to_have_text("1 image, 10,000 copies, 10,001 taken out")
+        page.keyboard.press("a")
+        page.keyboard.press("Escape")
+        expect(page.locator("#grid")).not_to_have_attribute("aria-busy", "true")  # a new group takes no key at first
+        page.keyboard.press("1")
+        expect(page.locator("#unsaved")).to_be_visible()
+    assert sent[0]["labels"] == [{"label": "Red", "tasks": [task, *copies]}]
+
+
 ASSIGN = "async (choices) => [...(await import('/static/labeling/keys.js')).assignKeys(choices)]"
 
 

@@ -4,14 +4,17 @@ import { say } from "./say.js";
 
 const UNREACHED = "Can’t reach the backend. Check that it is running and that you are online, then try again.";
 
-// With the option `keepalive`, the request goes on if the page is closed.
-export function post(path, body, options = {}) {
+const KEPT_ALIVE = 20000;  // characters; browsers refuse requests that outlive the page if they have more than 65,536 bytes
+
+// With the option `keepalive`, the request goes on if the page is closed, unless it is too large.
+export function post(path, body, { keepalive = false } = {}) {
   const form = body instanceof FormData;
+  const content = form ? body : JSON.stringify(body ?? {});
   return request(path, {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
-    body: form ? body : JSON.stringify(body ?? {}),
-    ...options,
+    body: content,
+    keepalive: keepalive && content.length < KEPT_ALIVE,
   });
 }
 
