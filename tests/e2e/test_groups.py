@@ -564,6 +564,28 @@ def test_thousands_of_copies_get_the_label_of_their_image(browser: Browser, make
     assert sent[0]["labels"] == [{"label": "Red", "tasks": [task, *copies]}]
 
 
+def test_only_copies_in_view_are_loaded(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=1)
+    image = {**GROUP["images"][0], "copies": [{"task": copy, "digest": f"{copy:064}"} for copy in range(10, 3010)]}
+    loaded: list[str] = []
+
+    def load(route: Route) -> None:
+        loaded.append(route.request.url)
+        route.abort()
+
+    with opened(browser, site.backend.url) as page:
+        answering(page, {**ANSWER, "groups": [{**GROUP, "images": [image]}]}, ANSWER)
+        page.route("**/images/*.jpg", load)
+        page.goto(site.url)
+        expect(page.locator("#group-facts")).to_have_text("1 image, 3,000 copies, 3,001 taken out")
+        page.keyboard.press("z")
+        expect(page.locator("#zoom li img")).to_have_count(3000)
+        last = page.locator("#zoom li img").last
+        with page.expect_request(f"**/images/{3009:064}.jpg"):
+            last.scroll_into_view_if_needed()
+    assert len(loaded) < 1500
+
+
 ASSIGN = "async (choices) => [...(await import('/static/labeling/keys.js')).assignKeys(choices)]"
 
 

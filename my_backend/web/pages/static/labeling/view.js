@@ -9,13 +9,13 @@ export const count = (value, one, several = `${one}s`) => `${number(value)} ${va
 export const allImages = (value) => (value === 1 ? "this image" : value === 2 ? "both images" : `all ${count(value, "image")}`);
 export const parts = (...some) => some.filter(Boolean);
 
-// Thumbnails of an image's copies, each {task, source, link}, for a list.
+// Thumbnails of an image's copies, each {task, source, link}, for a list. There may be thousands of them.
 export function copyItems(copies) {
   return copies.map(({ task, source, link }) => {
     const [one, frame] = [document.createElement("li"), document.createElement(link ? "a" : "span")];
     frame.className = "picture";
     if (link) Object.assign(frame, { href: link, target: "_blank", rel: "noopener noreferrer" });
-    frame.append(Object.assign(new Image(64, 64), { src: source, alt: `Task ${task}`, draggable: false }));
+    frame.append(Object.assign(new Image(64, 64), { loading: "lazy", alt: `Task ${task}`, draggable: false, src: source }));
     one.append(frame);
     return one;
   });
