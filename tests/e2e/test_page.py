@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from my_backend.projects.registry import Projects
 from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
 from testing.waiting import wait_for
 from tests.e2e.browser import WAIT, opened
@@ -106,6 +107,32 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         page.get_by_role("button", name="Cancel").first.click()
         expect(page.get_by_role("cell", name="Canceled")).to_be_visible()
         label_studio.backend(connection)
+
+
+def test_page_says_how_the_training_run_that_it_shows_ended(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve, tmp_path: Path
+) -> None:
+    hold = Hold(tmp_path / "hold")
+    backend = serve(**QUICK, **hold.settings, TRAIN_MODE="full", EPOCHS="1")
+    other = label_studio.create_project("failing", LABEL_CONFIG)
+    project, _, _ = make_project(label_studio, digits, annotated=20, others=0)
+    hold.at(1)
+    with opened(browser, backend.url) as page:
+        label_studio.start_training(label_studio.connect(other, backend.url))  # there is nothing to learn
+        expect(page.locator(".card .failed")).to_be_visible()
+        connection = label_studio.connect(project, backend.url)
+        label_studio.start_training(connection)
+        expect(page.locator(".card progress")).to_be_visible()
+        hold.release()
+        expect(page.locator("#said")).to_have_text("Training finished.")
+
+        hold.at(1)
+        label_studio.annotate(label_studio.tasks(project)[0]["id"], "0")  # otherwise there is nothing to learn
+        label_studio.start_training(connection)
+        page.get_by_role("link", name="digits").click()
+        page.get_by_role("button", name="Cancel").first.click()
+        expect(page.get_by_role("cell", name="Canceled")).to_be_visible()
+        expect(page.locator("#said")).to_have_text("Training canceled.")
 
 
 def test_an_older_version_is_made_live_and_two_are_compared(browser: Browser, site: Site) -> None:

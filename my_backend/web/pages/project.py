@@ -40,6 +40,11 @@ class ProjectView:
         return bool(self.running or self.waiting)
 
     @property
+    def outcome(self) -> str:
+        """How the newest job ended; `training` if there are unfinished ones, and "" if there are none at all."""
+        return "training" if self.busy else self.ended[0].job.status if self.ended else ""
+
+    @property
     def failed(self) -> TrainingView | None:
         """The newest job if it failed."""
         return self.ended[0] if self.ended and self.ended[0].job.status == "failed" else None

@@ -43,10 +43,12 @@ export function follow(changed) {
 
   function change(fresh) {
     tellAges(fresh);
-    const wasBusy = place().dataset.busy;
+    const projects = [...document.querySelectorAll("[data-outcome=training]")].map(({ id }) => id);
     for (const id of ["content", "nav-problem"]) morph(document.getElementById(id), fresh.getElementById(id));
     changed();
-    if (wasBusy === "training" && place().dataset.busy !== "training") say(finished());
+    const outcomes = projects.map((id) => document.getElementById(id)?.dataset.outcome);
+    const outcome = ["failed", "stopped", "finished", "canceled"].find((one) => outcomes.includes(one));
+    if (outcome) say(`Training ${outcome}.`);
   }
 
   document.addEventListener("visibilitychange", () => document.hidden ? wait() : look());
@@ -63,9 +65,4 @@ function morph(old, fresh) {
       beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
     },
   });
-}
-
-function finished() {
-  const failed = document.querySelector("[data-outcome=failed], .card .failed");
-  return failed ? "Training failed." : "Training finished.";
 }
