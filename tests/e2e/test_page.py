@@ -135,6 +135,28 @@ def test_page_says_how_the_training_run_that_it_shows_ended(
         expect(page.locator("#said")).to_have_text("Training canceled.")
 
 
+def test_page_says_that_the_backend_is_unreachable_until_it_responds(browser: Browser, site: Site) -> None:
+    """Otherwise the page would look as if it were up to date."""
+    shown = re.compile("shown")
+    with opened(browser, site.backend.url) as page:
+        page.clock.install()
+        page.goto(f"{site.url}/versions")
+        page.route(f"{site.url}/versions", lambda route: route.abort())
+        message = page.locator("#said")
+        expect(message).to_contain_text("The backend isn’t responding")
+        page.clock.fast_forward(60_000)
+        expect(message).to_have_class(shown)
+        page.get_by_role("button", name="Activate v1").click()
+        expect(message).to_have_text("v1 is live.")
+        page.clock.fast_forward(10_000)
+        expect(message).to_contain_text("The backend isn’t responding")
+
+        page.unroute(f"{site.url}/versions")
+        expect(message).to_have_text("Reconnected.")
+        page.clock.fast_forward(60_000)
+        expect(message).not_to_have_class(shown)
+
+
 def test_an_older_version_is_made_live_and_two_are_compared(browser: Browser, site: Site) -> None:
     first, second = site.versions
     with opened(browser, f"{site.url}/versions") as page:

@@ -2,7 +2,7 @@
 
 import { Idiomorph } from "./idiomorph.js";
 import { tellAges } from "./ages.js";
-import { say } from "./say.js";
+import { isSaying, say } from "./say.js";
 
 const BUSY = 1000, REST = 4000, HIDDEN = 60000;  // milliseconds
 const UNREACHED = "The backend isn’t responding. Retrying…";
@@ -23,13 +23,13 @@ export function follow(changed) {
         tag = answer.headers.get("ETag") ?? "";
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));
       } else if (answer.status === 404) {
-        say("The project or version on this page no longer exists.");
+        say("The project or version on this page no longer exists.", true);
         return;  // stops polling
       } else if (answer.status !== 304) throw new Error(`${answer.status}`);
       if (unreached) say("Reconnected.");
       unreached = false;
     } catch {
-      if (!unreached) say(UNREACHED);
+      if (!unreached || !isSaying()) say(UNREACHED, true);
       unreached = true;
     }
     asking = false;

@@ -1,14 +1,20 @@
-// Shows messages: a short one appears for a few seconds, and screen readers read it aloud.
+// Shows messages: one appears for as long as people need to read it, and screen readers read it aloud.
+
+const SHORTEST = 6000, FOR_EACH_CHARACTER = 70;  // milliseconds
 
 let hiding;
 
-export function say(words) {
+// If `lasts`, the message stays until the next one.
+export function say(words, lasts = false) {
   const place = document.getElementById("said");
   showText(place, words);
   place.classList.add("shown");
   clearTimeout(hiding);
-  hiding = setTimeout(() => place.classList.remove("shown"), 6000);
+  if (lasts) return;
+  hiding = setTimeout(() => place.classList.remove("shown"), Math.max(SHORTEST, FOR_EACH_CHARACTER * words.length));
 }
+
+export const isSaying = () => document.getElementById("said").classList.contains("shown");
 
 // Shows a text in `place`, with its parts between backticks formatted as code.
 export function showText(place, words) {
