@@ -235,6 +235,33 @@ def test_try_says_that_the_backend_is_unreachable(browser: Browser, site: Site, 
         expect(page.get_by_role("alert")).to_contain_text("Can’t reach the backend")
 
 
+def test_try_shows_no_answer_about_another_image(browser: Browser, site: Site, digits: Digits) -> None:
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route) if "slow.example" in (route.request.post_data or "") else route.continue_()
+
+    with opened(browser, f"{site.url}/try") as page:
+        page.route("**/api/models/predict", hold)
+        page.locator("#file").set_input_files(digits[0][0])
+        expect(page.locator("#answer")).to_be_visible()
+
+        page.get_by_label("or enter an image URL").fill("http://slow.example/cat.png")
+        with page.expect_request("**/api/models/predict"):
+            page.get_by_role("button", name="Predict").click()
+        expect(page.locator("#answer")).to_be_hidden()
+        expect(page.locator("#try-empty")).to_have_text("Predicting…")
+        page.locator("#file").set_input_files(digits[1][0])
+        expect(page.locator("#answer")).to_be_visible()
+        waiting[0].fulfill(status=422, json={"error": "slow.example takes too long"})
+        expect(page.locator("#said")).to_have_text("slow.example takes too long")
+        expect(page.locator("#try-error")).to_be_hidden()
+
+        page.evaluate(DROP, [[60, 115, 118, 103, 62], "evil.png"])
+        expect(page.locator("#try-error")).to_contain_text("SVG")
+        expect(page.locator("#answer, #try-empty").locator("visible=true")).to_have_count(0)
+
+
 SEVERAL = """(images) => {
     const data = new DataTransfer();
     for (const [bytes, name] of images) data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
@@ -252,7 +279,10 @@ def test_several_images_are_pasted_and_each_is_shown(browser: Browser, site: Sit
     chosen = [path for path, _ in random.Random(2).sample(digits, 3)]
     with opened(browser, f"{site.url}/try") as page:
         images = [(list(path.read_bytes()), path.name) for path in chosen]
-        page.evaluate(SEVERAL, [*images, ([60, 115, 118, 103, 62], "evil.png")])
+        evil = ([60, 115, 118, 103, 62], "evil.png")
+        page.evaluate(SEVERAL, [evil, *images])
+        expect(page.locator("#several button").first).to_contain_text("SVG")
+        page.evaluate(SEVERAL, [*images, evil])
         tiles = page.locator("#several button")
         expect(tiles).to_have_count(4)
         expect(tiles.nth(0)).to_have_attribute("aria-pressed", "true")

@@ -22,31 +22,46 @@ export function tryImages(place) {
     return data;
   };
   const spread = ([name, value]) => (Array.isArray(value) ? value.map((one) => [name, one]) : [[name, value]]);
-  const ask = (image) => post("/api/models/predict", image.url ? { project, url: image.url } : form(image));
   const teach = (image, label) => post("/api/models/retrain", image.url ? { project, url: image.url, label } : form(image, { label }));
+
+  async function ask(image) {
+    const tile = several.find((one) => one.image === image);
+    try {
+      const said = await post("/api/models/predict", image.url ? { project, url: image.url } : form(image));
+      if (tile) tell(tile, said);
+      return said;
+    } catch (error) {
+      if (tile) showText(tile.words, error.message);
+      throw error;
+    }
+  }
 
   async function predict(image) {
     given = image;
-    show("learned", false);
+    for (const id of ["learned", "answer"]) show(id, false);  // they are about the previous image
+    find("try-empty").textContent = "Predicting…";
+    show("try-empty", true);
     corrected?.reset();  // removes the label chosen for the previous image
-    await attempt(async () => {
+    await attempt(image, async () => {
       const said = await ask(image);
       if (given !== image) return;  // another image was chosen in the meantime
       before = said;
       answer(said);
     });
+    if (given === image) show("try-empty", false);
   }
 
-  async function attempt(work) {
+  async function attempt(image, work) {
     show("try-error", false);
     place.setAttribute("aria-busy", "true");
     try {
       await work();
     } catch (error) {
+      if (given !== image) return say(error.message);
       showText(find("try-error"), error.message);
       show("try-error", true);
     }
-    place.removeAttribute("aria-busy");
+    if (given === image) place.removeAttribute("aria-busy");
   }
 
   // Without sorting, keys that look like numbers would come first.
@@ -57,11 +72,8 @@ export function tryImages(place) {
   }
 
   function answer(said) {
-    show("try-empty", false);
     show("answer", true);
     find("prediction").textContent = named(said);
-    const chosen = several.find((one) => one.image === given);
-    if (chosen) tell(chosen, said);
     find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " confidence, "}${said.model_version.split("-")[0]}`;
     showScores(sorted(said.scores));
   }
@@ -107,7 +119,7 @@ export function tryImages(place) {
   async function correct(label) {
     const image = given;
     const started = performance.now();
-    await attempt(async () => {
+    await attempt(image, async () => {
       const { job } = await teach(image, label);
       const ended = await end(job);
       if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run ended with the status “${ended.job_status}”.`);
@@ -173,13 +185,8 @@ export function tryImages(place) {
     find("several").replaceChildren(...chosen.map((one) => one.item));
     pick(chosen[0]);
     for (const one of chosen.slice(1)) {
-      try {
-        const said = await ask(one.image);
-        if (several !== chosen) return;
-        tell(one, said);
-      } catch (error) {
-        showText(one.words, error.message);
-      }
+      await ask(one.image).catch(() => {});  // its tile shows the error
+      if (several !== chosen) return;
     }
   }
 
