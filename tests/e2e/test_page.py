@@ -262,6 +262,19 @@ def test_try_shows_no_answer_about_another_image(browser: Browser, site: Site, d
         expect(page.locator("#answer, #try-empty").locator("visible=true")).to_have_count(0)
 
 
+def test_correction_is_saved_once_if_its_button_is_pressed_twice(browser: Browser, site: Site, digits: Digits) -> None:
+    with opened(browser, f"{site.url}/try") as page:
+        saved: list[str] = []
+        page.on("request", lambda request: saved.append(request.url) if "retrain" in request.url else None)
+        page.locator("#file").set_input_files(digits[2][0])
+        expect(page.locator("#answer")).to_be_visible()
+        page.locator("[name=label]").first.check()
+        page.get_by_role("button", name="Save correction").dblclick()
+        expect(page.locator("#took")).to_contain_text("Trained in ")
+        expect(page.get_by_role("button", name="Save correction")).to_have_attribute("aria-disabled", "false")
+    assert len(saved) == 1
+
+
 SEVERAL = """(images) => {
     const data = new DataTransfer();
     for (const [bytes, name] of images) data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));

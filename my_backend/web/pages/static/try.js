@@ -12,6 +12,7 @@ export function tryImages(place) {
   const find = (id) => document.getElementById(id);
   const project = place.dataset.project;
   const corrected = find("correction");  // null if the model can't be trained
+  const learning = new Set();  // images whose corrections are being learned
   let given, before;
   let several = [];  // the images that were chosen together, each with its button
 
@@ -42,6 +43,7 @@ export function tryImages(place) {
     find("try-empty").textContent = "Predicting…";
     show("try-empty", true);
     corrected?.reset();  // removes the label chosen for the previous image
+    drawSave();
     await attempt(image, async () => {
       const said = await ask(image);
       if (given !== image) return;  // another image was chosen in the meantime
@@ -119,6 +121,8 @@ export function tryImages(place) {
   async function correct(label) {
     const image = given;
     const started = performance.now();
+    learning.add(image);
+    drawSave();
     await attempt(image, async () => {
       const { job } = await teach(image, label);
       const ended = await end(job);
@@ -139,6 +143,12 @@ export function tryImages(place) {
       show("learned", true);
       before = after;
     });
+    learning.delete(image);
+    drawSave();
+  }
+
+  function drawSave() {
+    corrected?.querySelector("button").setAttribute("aria-disabled", learning.has(given));
   }
 
   // A correction may make other predictions worse.
@@ -248,6 +258,7 @@ export function tryImages(place) {
 
   corrected?.addEventListener("submit", (event) => {
     event.preventDefault();
+    if (learning.has(given)) return;  // a double-click
     const labels = [...new FormData(event.target).getAll("label")];
     if (labels.length) correct(labels);
     else say("Choose the correct label first.");
