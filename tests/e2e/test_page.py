@@ -490,6 +490,23 @@ def test_file_is_predicted_if_it_was_chosen_before_the_script_was_loaded(
         expect(page.locator("#answer")).to_be_visible()
 
 
+def test_url_stays_if_it_was_submitted_before_the_script_was_loaded(browser: Browser, site: Site) -> None:
+    waiting: list[Route] = []
+    with opened(browser, f"{site.url}/versions") as page:
+        page.route("**/try.js*", lambda route: waiting.append(route))
+        with page.expect_request("**/try.js*"):
+            page.goto(f"{site.url}/try", wait_until="commit")
+        field, button = page.get_by_label("or enter an image URL"), page.get_by_role("button", name="Predict")
+        field.fill(f"{site.backend.url}/nothing.png")
+        field.press("Enter")
+        expect(button).to_be_disabled()
+        waiting[0].continue_()
+        expect(button).to_be_enabled()
+        field.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("nothing.png")
+        assert page.url == f"{site.url}/try"
+
+
 def test_try_says_which_version_stays_live_if_the_new_one_is_held_back(
     browser: Browser, site: Site, digits: Digits
 ) -> None:

@@ -249,6 +249,7 @@ export function tryImages(place) {
     event.preventDefault();
     address(find("url").value.trim());
   });
+  find("by-url").querySelector("button").disabled = false;
 
   function address(url) {
     find("url").value = url;
