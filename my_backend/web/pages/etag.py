@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from hashlib import sha256
+from pathlib import Path
 
 from my_backend import files
 from my_backend.backend import Backend
@@ -20,6 +21,15 @@ WATCHED = (
     "corrections",
     "embeddings.json",
 )
+
+
+PAGES = Path(__file__).parent
+
+
+def fingerprint() -> str:
+    """A hash of the code and the templates that make the pages: another release may show the same facts differently."""
+    sources = sorted(path for kind in ("*.py", "*.html") for path in PAGES.rglob(kind))
+    return sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:

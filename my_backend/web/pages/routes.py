@@ -24,7 +24,7 @@ from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.accepting import AcceptView, accept_view
 from my_backend.web.pages.curves import table_of
-from my_backend.web.pages.etag import entity_tag
+from my_backend.web.pages.etag import entity_tag, fingerprint
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.operations import operations
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
@@ -59,6 +59,7 @@ class Page:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._thumbnails = Thumbnails(backend)
+        self._fingerprint = fingerprint()
 
     def blueprint(self) -> Blueprint:
         """All pages except the first, which shares its URL with the health check."""
@@ -412,7 +413,7 @@ class Page:
 
     def _answer(self, projects: Sequence[Project], render: Any, *shown: str) -> Response:
         """The rendered page, or 304 if the browser already has it."""
-        tag = entity_tag(self._backend, projects, request.full_path, *shown)
+        tag = entity_tag(self._backend, projects, self._fingerprint, request.full_path, *shown)
         response = Response(status=304) if tag in request.if_none_match else make_response(render())
         response.set_etag(tag)
         return _guarded(response)

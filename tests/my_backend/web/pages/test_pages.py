@@ -17,7 +17,7 @@ from my_backend.label_studio.connection import read_connection
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.serving.model_api import ModelAPI
-from my_backend.web.pages import review
+from my_backend.web.pages import etag, review
 from my_backend.web.pages.filters import code
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -993,6 +993,25 @@ def test_a_page_that_has_not_changed_is_not_made_again(
     answer = client.http.get(path, headers=HTML | {"If-None-Match": tag})
 
     assert (answer.status_code, answer.data) == (304, b"")
+
+
+def test_a_page_is_made_again_after_an_upgrade(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise browsers would run the new release's scripts on a page of the old one."""
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    monkeypatch.setattr(etag, "PAGES", tmp_path)
+    template = tmp_path / "templates" / "page.html"
+    template.parent.mkdir()
+
+    def tag() -> str:
+        with serve() as client:
+            assert eventually(lambda: client.backend.serving.ready and not client.backend.monitor.asking)
+            return tag_of(client, "/problems")
+
+    template.write_text("old")
+    before = tag()
+    assert tag() == before
+    template.write_text("new")
+    assert tag() != before
 
 
 def test_a_page_changes_with_what_it_shows(client: Client, script: Script) -> None:
