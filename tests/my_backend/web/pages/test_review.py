@@ -12,7 +12,7 @@ from my_backend.web.pages.curves import table_of
 from my_backend.web.pages.review import page_of_label_studio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
-from tests.my_backend.fake_model import Script
+from tests.my_backend.fake_model import LABEL_CONFIG, Script
 
 HTML = {"Accept": "text/html"}
 HERE = f"/projects/{PROJECT}"
@@ -72,6 +72,12 @@ def test_images_to_review_are_filtered_and_sorted(
 ) -> None:
     assert tiles(shown, f"/look{query}", "unsure-title") == unsure
     assert tiles(shown, f"/look{query}", "mistakes-title") == wrong
+
+
+def test_filter_keeps_the_spaces_of_a_choice(client: Client) -> None:
+    """Without `value`, browsers send an option's text with its spaces collapsed."""
+    client.setup(config=LABEL_CONFIG.replace('"Cat"', '"Cat  tabby"'))
+    assert client.http.get(f"{HERE}/look", headers=HTML).text.count('<option value="Cat  tabby" ') == 2
 
 
 def test_only_very_unlikely_labels_are_called_mistakes(client: Client, script: Script) -> None:
