@@ -69,7 +69,9 @@ def guard(
             return None
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
-        if origin is None or origin.partition("://")[2] != requested_host():
+        # Some proxies add the port, which browsers leave out.
+        own = (requested_host(), requested_host().removesuffix(":443"))
+        if origin is None or origin.partition("://")[2] not in own:
             return refusal(f"requests from other sites' pages ({(origin or 'unknown')[:100]}) are refused"), 403
         return (refusal(_name_refused()), 403) if anyones_page() else None
 

@@ -95,6 +95,7 @@ def test_own_page_and_programs_may_send(client: Client) -> None:
         client.post("/versions", {}, headers={"Origin": f"http://{host}", "Host": host})
     client.post("/versions", {}, headers={"Host": "backend.example"})
     client.get("/health", headers={"Origin": "http://evil.example"})
+    client.post("/versions", {}, headers={"Origin": "https://backend", "Host": "backend:443"})  # from a proxy
 
 
 def test_page_under_a_name_that_anyone_may_own_needs_a_password(serve: Serve) -> None:
