@@ -296,7 +296,7 @@ def test_predictions_loaded_before_a_plan_are_not_shown(browser: Browser, make_s
 REFUSED_AT_FIRST = """async () => {
     const sent = [], answers = [[403, { error: "no" }], [202, { run: "R" }], [202, { run: "R" }]];
     window.fetch = async (url, { body }) => {
-        const [status, said] = body ? answers[sent.push([url, JSON.parse(body)]) - 1] : [404, {}];
+        const [status, said] = body ? answers[sent.push([new URL(url).pathname, JSON.parse(body)]) - 1] : [404, {}];
         return new Response(JSON.stringify(said), { status });
     };
     const { makeRuns } = await import("/static/labeling/runs.js");
@@ -305,7 +305,7 @@ REFUSED_AT_FIRST = """async () => {
     await runs.undo(run, [1]);
     runs.retryAll();
     await runs.undo(run, [2]);
-    return sent.map(([url, { labels, tasks }]) => [url, labels ?? tasks]);
+    return sent.map(([path, { labels, tasks }]) => [path, labels ?? tasks]);
 }"""
 
 
