@@ -47,7 +47,7 @@ class Background(ABC):
                 if failure:
                     log.info("%s works again", self._thread.name)
                 failure = ""
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a model class may call sys.exit
                 if repr(error) != failure:  # log it once, not every second
                     log.exception("%s failed; retrying every %.0f s", self._thread.name, RETRY_SECONDS)
                 failure, pause = repr(error), RETRY_SECONDS

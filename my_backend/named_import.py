@@ -21,3 +21,8 @@ def import_named(setting: str, value: str, example: str) -> Any:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise BackendError(f"can't load {setting}={value}: {said(error)}") from error
+    except SystemExit as error:  # it would end the thread that imports it, silently
+        raise BackendError(
+            f"can't load {setting}={value}: importing {module_name} calls sys.exit ({said(error)}); "
+            'put the code that should run only as a script below `if __name__ == "__main__":`'
+        ) from error

@@ -141,7 +141,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
         return replace(running.job, status="canceled", error=str(stopped))
     except BackendError as error:
         return replace(running.job, status="failed", error=str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         running.check_runner()  # maybe another process has taken over the job's folder
         log.exception("job %s failed", running.job.id)
         return replace(running.job, status="failed", error=f"{type(error).__name__}: {said(error)}")

@@ -299,7 +299,7 @@ class TrainingJob:
         """
         try:
             return self._new_model(project, versions.live(), missed), True
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("project %s: can't load %s; training from scratch", project.uid, versions.live_name())
             return self._new_model(project, None, missed), False
 
@@ -307,7 +307,7 @@ class TrainingJob:
         """Returns whether a version exists and its model can be loaded; the live one has just been."""
         try:
             return name == versions.live_name() or bool(self._new_model(project, versions.get(name)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.info("project %s: training again, because %s can't be loaded: %s", project.uid, name, said(error))
             return False
 

@@ -242,7 +242,7 @@ class Serving(Background):
                 if self._stopping:
                     return
                 model.prepare(tasks[start : start + PREPARED_AT_ONCE])
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("project %s: can't prepare imported tasks", project.uid)
 
     def _look(self) -> float | None:
@@ -285,7 +285,7 @@ class Serving(Background):
                     if moved or project.uid not in self._wanted:
                         self._read_pointer(project)
                     self._follow(project)
-                except Exception as error:  # the other projects must still be served
+                except (Exception, SystemExit) as error:  # the other projects must still be served
                     self._fail(project, Wanted("", None), error)
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted, self._settled):
@@ -326,7 +326,7 @@ class Serving(Background):
             return
         try:
             self._live[project.uid] = self._load(project, wanted)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(project, wanted, error)
         else:
             self._failed.pop(project.uid, None)
@@ -336,10 +336,11 @@ class Serving(Background):
             with self._changed:
                 self._changed.notify_all()
 
-    def _fail(self, project: Project, wanted: Wanted, error: Exception) -> None:
+    def _fail(self, project: Project, wanted: Wanted, error: Exception | SystemExit) -> None:
         """Notes a failure and logs it once, however often it repeats; must be called in the except block."""
         before, live = self._failed.get(project.uid), self._live.get(project.uid)
-        failure = Failure(project.uid, wanted, said(error), time.monotonic())
+        why = said(error) if isinstance(error, Exception) else f"it called sys.exit: {said(error)}"
+        failure = Failure(project.uid, wanted, why, time.monotonic())
         if str(before) != str(failure):
             log.exception("project %s: %s; still serving %s", project.uid, failure, live and live.name)
         self._failed[project.uid] = failure
@@ -397,7 +398,7 @@ class Serving(Background):
             self._warning = said(error)
             self.unusable(self._warning)
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.exception("can't warm up the model class")
             self._warning = said(error)
             return

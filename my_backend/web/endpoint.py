@@ -62,7 +62,10 @@ class Endpoint:
                 given["body"], given["image"] = read_with_image(body, max_image_bytes)
             elif body:
                 given["body"] = read(body)
-            return self.handler(group, **given)
+            try:
+                return self.handler(group, **given)
+            except SystemExit as error:  # of a model class; nobody would get an answer
+                raise RuntimeError(f"the model class called sys.exit: {error}") from error
 
         return answer
 

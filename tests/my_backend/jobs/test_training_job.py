@@ -880,14 +880,17 @@ def test_training_on_new_labels_gives_no_way(updated: Client, script: Script) ->
 def test_killed_update_is_learned_again(updated: Client, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after its version went live, before it is noted what that has learned."""
 
+    class Killed(BaseException):
+        pass
+
     def killed(*given: Any, **options: Any) -> None:
-        raise SystemExit
+        raise Killed
 
     before = noted(updated)
     changes = updated.backend.projects.changes(PROJECT)
     changes.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
     script.set(output={"updated": True})
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("my_backend.jobs.training_job.note", killed)
         run(updated, saved(updated, "head"))
     assert (noted(updated), changes.unlearned()) == (before, 1)

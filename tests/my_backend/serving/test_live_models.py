@@ -2,6 +2,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -444,3 +445,78 @@ def test_labeling_configs_are_not_parsed_again_while_nothing_changes(
     assert eventually(lambda: client.backend.serving._live[PROJECT].choices == ("Cat", "Bird"))
     assert "parse" in happened
     assert eventually(lambda: happened[-3:] == ["round"] * 3)
+
+
+class Exiting(FakeModel):
+    """Calls `sys.exit` in the method that `where` names, as a script does that was turned into a model class."""
+
+    where = ""
+    predicts_untrained = True
+
+    def _exit_at(self, where: str) -> None:
+        if self.where == where:
+            sys.exit("no GPU")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.train_output.get("exits"):
+            sys.exit("no GPU")
+
+    def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
+        self._exit_at("predict")
+        return super().predict(tasks, **kwargs)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        self._exit_at("fit")
+        return super().fit(*args, **kwargs)
+
+
+@pytest.fixture
+def exiting(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(Exiting, "where", "")
+    with serve(model_class=f"{__name__}:Exiting") as client:
+        client.setup()
+        yield client
+
+
+def test_module_that_exits_when_it_is_imported_is_reported(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_script.py").write_text('import sys\nclass Model: ...\nsys.exit("usage: my_script.py IMAGE")\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+
+    with serve(model_class="my_script:Model") as client:
+        client.setup()
+        said = "can't load MODEL_CLASS=my_script:Model: importing my_script calls sys.exit (usage: my_script.py IMAGE)"
+        assert eventually(lambda: said in problems(client))
+        assert said in client.post("/predict", {"tasks": [], "project": PROJECT}, 503)["error"]
+
+
+def test_version_that_exits_when_it_is_loaded_is_reported_and_others_go_live(exiting: Client, script: Script) -> None:
+    good = exiting.train()
+    script.set(output={"exits": True})
+    bad = exiting.ended(exiting.submit_training()).result["versions"][0]
+    assert eventually(lambda: f"can't load version {bad} (it called sys.exit: no GPU)" in problems(exiting))
+    assert exiting.predict()["model_version"] == good
+
+    script.set()
+    exiting.train()
+    assert problems(exiting) == ""
+
+
+def test_training_run_that_exits_fails_and_the_next_one_runs(exiting: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Exiting, "where", "fit")
+    failed = exiting.ended(exiting.submit_training())
+    assert (failed.status, failed.error) == ("failed", "SystemExit: no GPU")
+
+    monkeypatch.setattr(Exiting, "where", "")
+    exiting.train()
+
+
+def test_prediction_that_exits_is_answered(exiting: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    exiting.train()
+    monkeypatch.setattr(Exiting, "where", "predict")
+
+    body = {"tasks": [{"id": 1, "data": {}}], "project": PROJECT}
+    assert "see the backend's log" in exiting.post("/predict", body, 500)["error"]
