@@ -81,7 +81,8 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, sync:
                 part.write(content)
             else:
                 pieces = [content] if isinstance(content, str) else content
-                part.writelines(piece.encode() for piece in pieces)
+                # An error's message, for example, may contain the name of a file that isn't valid Unicode.
+                part.writelines(piece.encode(errors="replace") for piece in pieces)
             part.flush()
             if sync != "none":
                 os.fsync(part.fileno())

@@ -1,5 +1,6 @@
 """Runs a job: its progress, its attempts and its end."""
 
+import json
 import logging
 import os
 import shutil
@@ -11,7 +12,7 @@ from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
-from my_backend.errors import BackendError, Stopped, TakenOver
+from my_backend.errors import BackendError, Stopped, TakenOver, TrainingError
 from my_backend.jobs.record import Epoch, Job, working_for
 from my_backend.jobs.store import JobStore
 from my_backend.metrics.counters import JobCounts
@@ -49,8 +50,12 @@ class RunningJob:
         self._saved = 0.0
 
     def progress(self, record: dict[str, Any]) -> None:
-        """Notes the job's progress; fields that an earlier record of the same phase set are kept."""
+        """Notes the job's progress; fields that an earlier record of the same phase set are kept.
+
+        Raises TrainingError if a value can't be stored as JSON, since the job's record couldn't be written any longer.
+        """
         self.check()
+        record = as_json(record, "fit() reported progress")
         record = {key: redact(value) if isinstance(value, str) else value for key, value in record.items()}
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         progress = {**self.job.progress, **record} if same else record
@@ -80,6 +85,23 @@ class RunningJob:
     def check_runner(self) -> None:
         """Raises TakenOver if another process now runs the job."""
         self._store.check_runner(self.job)
+
+
+def as_json(value: Any, given: str) -> Any:
+    """Returns a copy of what a model class has given, as JSON values; numbers of NumPy and torch become ordinary ones.
+
+    Raises TrainingError if that is impossible; `given` is the beginning of its message.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_number))
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"{given} that can't be stored as JSON: {said(error)}") from error
+
+
+def _number(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()  # raises ValueError if it has several numbers
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _lengthened(history: list[Epoch], progress: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:

@@ -18,7 +18,7 @@ from my_backend import files
 from my_backend.errors import Stopped, TakenOver, TrainingError
 from my_backend.files import Damaged
 from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state, note, noting
-from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
+from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob, as_json
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
@@ -220,6 +220,7 @@ class TrainingJob:
         workdir = self._store.make_workdir(running.job)
         published: list[str] = []
         outputs: list[Json] = []
+        stored: list[Json] = []  # the same, as JSON values
         missed: list[MediaRequest] = []
         noted = before
         history = HistoryOfTasks(tag := project.config.image_choices)
@@ -241,9 +242,10 @@ class TrainingJob:
         def publish(train_output: Json) -> None:
             nonlocal noted
             running.check()
+            checked = _checked(train_output)
             with noting(folder):
                 version = versions.publish(
-                    _checked(train_output),
+                    checked,
                     workdir,
                     cause=running.job.cause,
                     choices=project.config.choices,
@@ -256,6 +258,7 @@ class TrainingJob:
                 note(folder, noted)
             published.append(version.name)
             outputs.append(train_output)
+            stored.append(checked)
             log.info(
                 "project %s: published %s%s",
                 project.uid,
@@ -288,7 +291,7 @@ class TrainingJob:
                 if learned_state(folder) == noted:
                     now_given = str((output or {}).get("given") or "")
                     note(folder, replace(noted, given=now_given, made=published[-1]))
-        return {"versions": published, **_shown(outputs)}
+        return {"versions": published, **_shown(stored)}
 
     def _model_to_grow_from(
         self, project: Project, versions: Versions, missed: list[MediaRequest]
@@ -363,8 +366,5 @@ def _checked(train_output: Any) -> Json:
     """Returns the output of `fit` as JSON values; raises TrainingError if that is impossible."""
     if not isinstance(train_output, dict):
         raise TrainingError(f"fit() must return a dict of JSON values, not {type(train_output).__name__}")
-    try:
-        checked: Json = json.loads(json.dumps(train_output))
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"fit() returned a value that can't be stored as JSON: {said(error)}") from error
+    checked: Json = as_json(train_output, "fit() returned a value")
     return checked

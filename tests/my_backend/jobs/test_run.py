@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from my_backend.errors import Stopped, TrainingError
 from my_backend.jobs.record import Job, new_job
@@ -311,6 +313,40 @@ def test_progress_keeps_what_was_said_of_the_same_phase(store: JobStore) -> None
     running.progress({"phase": "evaluating"})
 
     assert running.job.progress == store.get(running.job.id).progress == {"phase": "evaluating"}
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)])
+def test_progress_takes_the_numbers_of_numpy_and_torch(store: JobStore, number: Any) -> None:
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.progress({"phase": "training", "epoch": np.int64(1), "loss": number})
+        return {}
+
+    ended = run(submitted(store), store, work)
+
+    assert (ended.status, ended.progress["loss"], ended.furthest) == ("finished", 0.5, {"training": 1})
+    assert store.get(ended.id) == ended
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), Path(), {1, 2}])
+def test_progress_that_cannot_be_stored_fails_the_job(store: JobStore, value: Any) -> None:
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.progress({"phase": "training", "loss": value})
+        return {}
+
+    ended = run(submitted(store), store, work)
+
+    assert ended.status == "failed"
+    assert ended.error.startswith("fit() reported progress that can't be stored as JSON: ")
+    assert store.get(ended.id) == ended
+
+
+def test_error_that_is_not_valid_unicode_is_stored(store: JobStore) -> None:
+    def fail(running: RunningJob) -> dict[str, Any]:
+        raise ValueError("can't read caf\udce9.jpg")  # as Python decodes the name of a file in Latin-1
+
+    ended = run(submitted(store), store, fail)
+
+    assert store.get(ended.id).error == "ValueError: can't read caf?.jpg"
 
 
 def test_progress_does_not_wear_out_the_disk(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:

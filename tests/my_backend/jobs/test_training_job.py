@@ -7,6 +7,7 @@ from errno import EIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from label_studio_format.events import Change
@@ -26,7 +27,7 @@ from testing.http_server import Reply
 from testing.waiting import eventually
 from tests.broken_disk import disk_error
 from tests.my_backend.conftest import PROJECT, Client, Serve
-from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
+from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, FakeModel, Script
 
 CHANGE = Change({"id": 5})
 TASK = {"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t", "result": [{"a": 1}]}]}
@@ -132,6 +133,18 @@ def test_model_that_returns_no_dict_fails_with_words(connected: Client, script: 
 
     assert job.status == "failed"
     assert "fit() must return a dict" in job.error
+
+
+def test_numbers_of_numpy_become_those_of_json(connected: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = {"figures": {"accuracy": np.float32(0.5)}, "images": np.int64(3)}
+    monkeypatch.setattr(FakeModel, "fit", lambda *given, **more: output)
+
+    job = connected.ended(connected.submit_training())
+
+    assert job.result["figures"] == {"accuracy": 0.5}
+    [name] = job.result["versions"]
+    stored = connected.backend.projects.get(PROJECT).versions.get(name).train_output
+    assert stored == {"figures": {"accuracy": 0.5}, "images": 3}
 
 
 @pytest.mark.parametrize("held_back", [None, "", "clearly worse"])
