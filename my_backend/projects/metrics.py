@@ -23,7 +23,13 @@ def _or_none(value: Any, read: Callable[[Any], Any]) -> Any:
 Lenient = WrapValidator(_or_none)
 
 
-class ClassFigures(BaseModel):
+class _Numbers(BaseModel):
+    """Numbers that can be compared and shown, so no NaN."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class ClassFigures(_Numbers):
     """Precision, recall and F1 (0 to 1) of one class, and its number of images."""
 
     precision: float
@@ -32,7 +38,7 @@ class ClassFigures(BaseModel):
     images: int
 
 
-class Bin(BaseModel):
+class Bin(_Numbers):
     """Predictions of about the same confidence, and the share of them that is correct."""
 
     answers: int
@@ -40,7 +46,7 @@ class Bin(BaseModel):
     right: float
 
 
-class OnSome(BaseModel):
+class OnSome(_Numbers):
     """The accuracy on some of the images, with its 95% interval."""
 
     images: int
@@ -49,14 +55,14 @@ class OnSome(BaseModel):
     accuracy_high: float
 
 
-class Point(BaseModel):
+class Point(_Numbers):
     """The accuracy measured with a number of labels."""
 
     labels: int
     accuracy: float
 
 
-class Expected(BaseModel):
+class Expected(_Numbers):
     """The accuracy that is expected with `more` labels, and its 90% interval."""
 
     more: int
@@ -65,7 +71,7 @@ class Expected(BaseModel):
     high: float
 
 
-class Forecast(BaseModel):
+class Forecast(_Numbers):
     """The learning curve so far and its continuation; `now` is the accuracy expected of the version itself."""
 
     labels: int  # that the version has learned
@@ -81,10 +87,8 @@ class Forecast(BaseModel):
         return max(small, key=lambda one: one.more, default=None)
 
 
-class Figures(BaseModel):
+class Figures(_Numbers):
     """Metrics; each is None if the model doesn't provide it in this form."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     accuracy: Annotated[float | None, Lenient] = None
     accuracy_low: Annotated[float | None, Lenient] = None  # the 95% interval of the accuracy

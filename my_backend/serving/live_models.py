@@ -80,10 +80,13 @@ def _signed(result: Any, name: str) -> Json | list[Any]:
 
 
 def _with_finite_score(scored: Json) -> Json:
-    score = scored.get("score")
-    if isinstance(score, int | float) and math.isfinite(score):
-        return scored
-    return {key: value for key, value in scored.items() if key != "score"}
+    score: Any = scored.get("score")
+    try:
+        number = math.nan if isinstance(score, str) else float(score)  # NumPy and torch have their own numbers
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    others = {key: value for key, value in scored.items() if key != "score"}
+    return {**others, "score": number} if math.isfinite(number) else others
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ from my_backend.web.middleware.error_handlers import handle_errors
 from my_backend.web.middleware.parsing import receive_bodies
 from my_backend.web.middleware.request_log import account, with_request_id
 from my_backend.web.pages.routes import Page, refused
+from my_backend.web.plain_json import PlainJson
 from my_backend.web.prometheus.collector import Exposition
 
 
 def create_app(backend: Backend) -> Flask:
     """The Flask application; the caller has to start the backend's threads."""
     app = Flask("my_backend", static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json = PlainJson(app)
     counts = RequestCounts()
     page = Page(backend)
     app.register_blueprint(page.blueprint())

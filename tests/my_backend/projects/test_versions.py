@@ -225,12 +225,13 @@ def test_moved_folder_still_knows_its_files(versions: Versions, tmp_path: Path) 
     assert weights(moved) == "kept"
 
 
-def test_old_versions_go_but_for_the_live_and_the_best_one(versions: Versions) -> None:
+@pytest.mark.parametrize("lowest", [0.5, float("nan")])
+def test_old_versions_go_but_for_the_live_and_the_best_one(versions: Versions, lowest: float) -> None:
     def learned(accuracy: Any) -> str:
         workdir = versions.pointer.parent / "work" / str(random.random())
         return versions.publish({"figures": {"accuracy": accuracy}}, workdir, cause="test", choices=CHOICES).name
 
-    first = [learned(accuracy) for accuracy in (0.5, 0.9, 0.7, None)]
+    first = [learned(accuracy) for accuracy in (lowest, 0.9, 0.7, None)]
     versions.activate(first[2])
     newer = [
         versions.publish({}, versions.pointer.parent / "work", cause="test", choices=CHOICES, held_back="worse").name

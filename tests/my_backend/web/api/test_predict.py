@@ -4,10 +4,12 @@ import json
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.my_backend.conftest import PROJECT, Client, Serve
-from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.fake_model import LABEL_CONFIG, FakeModel, Script
 from tests.my_backend.web.requests_of_label_studio import choices
 
 
@@ -90,6 +92,17 @@ def test_score_that_is_no_finite_number_is_left_out(client: Client, script: Scri
     first, second = json.loads(text, parse_constant=pytest.fail)["results"]
     assert ("score" in first, second["score"]) == (False, 0)
     assert first["result"] == [region]
+
+
+@pytest.mark.parametrize("score", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)])
+def test_score_of_numpy_or_torch_is_kept(client: Client, monkeypatch: pytest.MonkeyPatch, score: Any) -> None:
+    client.train()
+    result = {"result": [{"value": {"choices": ["Cat"]}, "score": score}], "score": score}
+    monkeypatch.setattr(FakeModel, "predict", lambda *given, **more: [result])
+
+    [predicted] = client.predict()["results"]
+
+    assert (predicted["score"], predicted["result"][0]["score"]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("nothing", [[], {}, None, {"result": []}, {"result": None, "score": 0.5}])

@@ -144,6 +144,19 @@ def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: S
     exported(client, name)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_metric_that_is_no_finite_number_is_null_and_not_shown(client: Client, script: Script, number: float) -> None:
+    """Such a number isn't JSON: browsers would refuse the whole answer."""
+    script.set(output={"figures": {"accuracy": number, "macro_f1": number, "images": 9}})
+    name = client.train()
+
+    text = client.http.get("/versions").text
+
+    [version] = [one for one in json.loads(text, parse_constant=pytest.fail)["details"] if one["version"] == name]
+    assert version["figures"] == {"accuracy": None, "macro_f1": None, "images": 9}
+    assert not {"nan%", "inf%"} & set(version_page(client, name).replace("<", " ").replace(">", " ").split())
+
+
 @pytest.mark.parametrize("difference", [float("nan"), float("inf"), -1.0])
 def test_export_whose_comparison_says_nothing_fails(client: Client, script: Script, difference: float) -> None:
     """NaN isn't JSON: the page couldn't read the answer."""
