@@ -4,6 +4,7 @@ A `Taxonomy` tag is read like a `Choices` tag with nested choices; only its resu
 """
 
 import threading
+import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ class Choice:
     @property
     def folded(self) -> set[str]:
         """What it is called, without the names above it, if case is ignored."""
-        return {called.casefold() for called in (self.path[-1], *self.also_called)}
+        return {_folded(called) for called in (self.path[-1], *self.also_called)}
 
     @property
     def cost(self) -> int:
@@ -97,7 +98,7 @@ class ImageChoices:
         """The choice's name for a value in an annotation or prediction; "" if there is no such choice.
 
         For a nested choice the value is a path, or its last part alone. Other accepted spellings are an alias' value
-        and predicted_values. If nothing matches exactly, case is ignored.
+        and predicted_values. If nothing matches exactly, case is ignored, and whether é is one character or two.
         """
         if isinstance(called, list):
             path = list(map(str, called))
@@ -106,7 +107,7 @@ class ImageChoices:
             found = self.name_of(path[-1]) if path else ""
             return found if found and self._is_below(found, path[:-1]) else ""
         found = self._names.get(str(called))
-        return found or self._folded_names.get(str(called).casefold(), "")
+        return found or self._folded_names.get(_folded(str(called)), "")
 
     def _is_below(self, name: str, above: Sequence[str]) -> bool:
         """Whether the names above in an annotation's path, if it has any, are spellings of those above this choice.
@@ -116,7 +117,7 @@ class ImageChoices:
         path = self._by_name[name].path
         return not above or (
             len(above) == len(path) - 1
-            and all(called.casefold() in self._at(path[:depth]).folded for depth, called in enumerate(above, 1))
+            and all(_folded(called) in self._at(path[:depth]).folded for depth, called in enumerate(above, 1))
         )
 
     @cached_property
@@ -129,7 +130,7 @@ class ImageChoices:
 
     @cached_property
     def _folded_names(self) -> dict[str, str]:
-        return _unambiguous((called.casefold(), name) for called, name in self._names.items())
+        return _unambiguous((_folded(called), name) for called, name in self._names.items())
 
     def for_task(self, data: Mapping[str, Any]) -> "ImageChoices":
         """The same, plus the task's dynamic choices if the config has any."""
@@ -291,6 +292,11 @@ def _image_choices(tag: Element, images: Mapping[str, Element], other_tags: froz
         leaves_only=_is_true(tag.get("leafsOnly")),
         other_tags=other_tags,
     )
+
+
+def _folded(name: str) -> str:
+    """The name without differences in case and in Unicode's forms: macOS decomposes é in names of files."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _unambiguous(spellings: Iterable[tuple[str, str]]) -> dict[str, str]:

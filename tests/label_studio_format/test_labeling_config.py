@@ -1,5 +1,6 @@
 import tracemalloc
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from label_studio_format import labeling_config
 from label_studio_format.labeling_config import Choice, ImageChoices, parse_label_config
 from tests.my_backend.fake_model import LABEL_CONFIG
+
+Form = Literal["NFC", "NFD"]
 
 IMAGE = '<Image name="i" value="$url"/>'
 
@@ -303,6 +306,16 @@ NESTED = """<Choices name="c" toName="i" allowNested="true">
 )
 def test_nested_choice_has_its_leafs_name_or_its_path_if_leaves_are_alike(called: Any, name: str) -> None:
     assert tag(NESTED).name_of(called) == name
+
+
+@pytest.mark.parametrize(("offered", "called"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_choice_is_found_whether_its_accents_are_separate_characters_or_not(offered: Form, called: Form) -> None:
+    """Names of files are decomposed on macOS; people type composed characters."""
+    cafe = normalize(offered, "Café")
+    nested = tag(f'<Choices name="c" toName="i"><Choice value="{cafe}"><Choice value="Cup"/></Choice></Choices>')
+
+    assert nested.name_of(normalize(called, "CAFÉ")) == cafe
+    assert nested.name_of([normalize(called, "Café"), "Cup"]) == "Cup"
 
 
 TREE_WITHOUT_DOG_OTHER = """<Taxonomy name="t" toName="i" {}>
