@@ -6,6 +6,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from weakref import WeakSet
 
 import torch
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 ALIGNED = 64  # bytes, as torch aligns tensors
 _mapped: WeakSet[mmap.mmap] = WeakSet()
+_changing = Lock()  # a set must not change while it is read
 
 
 def keep_on_disk(module: nn.Module, folder: Path) -> None:
@@ -43,10 +45,13 @@ def keep_on_disk(module: nn.Module, folder: Path) -> None:
         tensor.data = torch.frombuffer(content, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(
             tensor.shape
         )
-    _mapped.add(content)
+    with _changing:
+        _mapped.add(content)
 
 
 def forget_what_was_read() -> None:
     """Frees the memory of weights that were read from disk."""
-    for content in list(_mapped):
+    with _changing:
+        mapped = list(_mapped)
+    for content in mapped:
         content.madvise(mmap.MADV_DONTNEED)

@@ -7,6 +7,9 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from torch import nn
 from image_classifier.data.dataset import Sample
 from image_classifier.embedding import lane
 from image_classifier.model_registry import SharedNetworks
+from image_classifier.nets import on_disk
 from image_classifier.nets.architectures import build
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.nets.on_disk import forget_what_was_read, keep_on_disk
@@ -94,6 +98,25 @@ def test_file_ends_with_the_module(tmp_path: Path) -> None:
     gc.collect()
     assert on_disk_in(tmp_path) == []
     forget_what_was_read()
+
+
+def test_network_can_be_loaded_while_memory_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error would end the lane's thread, and all predictions would wait forever."""
+    first, second = nn.Linear(10, 10), nn.Linear(10, 10)
+    loading = Thread(target=keep_on_disk, args=(second, tmp_path))
+
+    class Slow(WeakSet[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            for one in super().__iter__():
+                yield one
+                loading.start()
+                loading.join(0.5)  # it ends now, or waits for this thread
+
+    monkeypatch.setattr(on_disk, "_mapped", Slow())
+    keep_on_disk(first, tmp_path)
+    forget_what_was_read()
+    loading.join()
+    assert len(on_disk_in(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("problem", ["folder", "full"])
