@@ -5,7 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
@@ -91,7 +91,10 @@ class Origin:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {redact(url)}")
-        return cls(parts.scheme, parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80))
+        if not parts.hostname.isascii():
+            with suppress(ValueError):  # requests connects by the name in ASCII, or not at all if there is none
+                parts = urlsplit(str(requests.Request("GET", url).prepare().url))
+        return cls(parts.scheme, str(parts.hostname).lower(), parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def as_browsers_read(url: str) -> str:

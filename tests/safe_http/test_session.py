@@ -720,6 +720,8 @@ def test_url_is_read_as_browsers_read_it(written: str, read: str) -> None:
         ("http://Host/a", Origin("http", "host", 80)),
         ("https://host", Origin("https", "host", 443)),
         ("http://u:p@[::1]:8080/", Origin("http", "::1", 8080)),
+        ("http://BÜcher.example", Origin("http", "xn--bcher-kva.example", 80)),
+        ("http://no．name⒈/", Origin("http", "no．name⒈", 80)),  # it can't be connected to
     ],
 )
 def test_origin_is_scheme_host_and_port(url: str, origin: Origin) -> None:

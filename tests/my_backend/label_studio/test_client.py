@@ -14,11 +14,13 @@ import pytest
 
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
 from safe_http.session import Limits, SafeSession, read_body
 from testing.fake_label_studio.server import JWT_KEY, PNG, FakeLabelStudio
 from testing.http_server import FakeServer, Reply, Seen, json_reply
 from testing.waiting import eventually
+from tests.my_backend.conftest import MakeSettings
 
 EXCHANGE = "/api/token/refresh/"
 INF = float("inf")
@@ -364,6 +366,18 @@ def test_redirect_to_another_address_is_not_taken_for_a_rejected_token(label_stu
                 ask()
 
     assert label_studio.server.seen == []
+
+
+def test_label_studio_may_have_a_name_in_unicode(
+    label_studio: FakeLabelStudio, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", label_studio.server.port))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
+    url = f"http://bücher.example:{label_studio.server.port}"
+    client = Connections(make_settings(label_studio_url=url, label_studio_api_key=label_studio.pat)).label_studio()
+
+    assert client
+    assert client.project(7)["id"] == 7
 
 
 def test_label_studio_under_a_sub_path_is_asked_there() -> None:
