@@ -47,10 +47,11 @@ class FetchSettings(BaseModel):
     @field_validator("image_hosts")
     @classmethod
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Rejects what no host would ever match: URLs, ranges of addresses, and patterns."""
-        if any({"/", "*"} & set(host) for host in value):
+        """Rejects what no host would ever match: URLs, ranges of addresses, patterns, and names without commas."""
+        if any({"/", "*", " "} & set(host) or host.startswith(".") for host in value):
             raise ValueError(
-                "must be host names or addresses, such as minio or minio:9000, not URLs, ranges or patterns"
+                "must be host names or addresses, such as minio or minio:9000, separated by commas: not URLs, ranges "
+                "or patterns"
             )
         return value
 

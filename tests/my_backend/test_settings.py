@@ -64,6 +64,8 @@ def test_image_hosts_may_be_empty(make_settings: MakeSettings, monkeypatch: pyte
         ("IMAGE_HOSTS", "http://minio:9000"),
         ("IMAGE_HOSTS", "minio,10.0.0.0/8"),
         ("IMAGE_HOSTS", "*.example.com"),
+        ("IMAGE_HOSTS", ".example.com"),
+        ("IMAGE_HOSTS", "minio nas"),
     ],
 )
 def test_bad_value_ends_with_its_name_and_the_value(
