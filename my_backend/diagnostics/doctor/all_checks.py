@@ -1,6 +1,7 @@
 """All of the doctor's checks: what the backend needs, and how Label Studio sees it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.label_studio_checks import check_label_studio
@@ -24,12 +25,15 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check_disk(settings)
     yield check_cache(settings)
     server, computes = check_server(settings)
+    redis = check_redis(settings)
+    if "redis" in _codes(redis):  # the server reports the same problem in other words
+        server = replace(server, problems=tuple(one for one in server.problems if one.code != "redis"))
     yield server
-    if any(problem.code == "server" for problem in server.problems):
+    if "server" in _codes([server]):
         model, computes = check_model(settings)
         yield model
     yield check_gpu(computes)
-    yield from check_redis(settings)
+    yield from redis
     yield check_notifications(settings)
     yield from _label_studio(settings)
 
@@ -39,9 +43,12 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
     configured = connections.label_studio()
     found = check_label_studio(configured) if configured else [Check("token", problems=(no_token(),))]
     yield from found
-    codes = {problem.code for check in found for problem in check.problems}
-    ask = configured is None or not codes & {"label-studio", "token", "token-short"}
+    ask = configured is None or not _codes(found) & {"label-studio", "token", "token-short"}
     yield from check_projects(settings, connections, ask=ask)
+
+
+def _codes(checks: Iterable[Check]) -> set[str]:
+    return {problem.code for check in checks for problem in check.problems}
 
 
 def check_settings_file(error: str) -> Check:

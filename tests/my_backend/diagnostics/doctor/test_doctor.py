@@ -1,6 +1,7 @@
 """The doctor's command, with problems caused on purpose; tests/e2e runs it with a real Label Studio."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_problem_that_only_the_server_knows_is_listed_with_its_project(
 
     assert status == 1
     assert "1 problem:\n\n1. Project 7: Labeling run r1 stopped: 403. [labeling]\n   → Resume it." in output
+
+
+@pytest.mark.parametrize("fails_for", ["both", "server"])
+def test_problem_with_redis_is_listed_once(
+    environment: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, fails_for: str
+) -> None:
+    """The server, which only sees that its commands fail, describes it in other words than the doctor."""
+    told, found = Problem("redis", "Redis is unreachable (MISCONF)."), Problem("redis", "It can't write to its disk.")
+    monkeypatch.setattr(all_checks, "check_server", lambda settings: (Check("server", problems=(told,)), {}))
+    if fails_for == "both":
+        monkeypatch.setattr(all_checks, "check_redis", lambda settings: [Check("Redis", problems=(found,))])
+    _, output = run()
+
+    shown = found if fails_for == "both" else told
+    assert re.findall(r"(?m)^\d\. .*", output) == [f"1. {shown.message} [redis]"]
 
 
 def test_json_is_for_scripts_and_asks_nothing(environment: FakeLabelStudio) -> None:
