@@ -47,6 +47,7 @@ def refuse_other_systems() -> None:
 def run_uwsgi(settings: Settings) -> None:
     """Replaces this process with uWSGI; raises BackendError."""
     refuse_other_systems()
+    collect_output(settings, "uwsgi", settings.log_file)
     listen(settings).close()
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
     folder = _socket_folder()
@@ -59,7 +60,6 @@ def run_uwsgi(settings: Settings) -> None:
     command += ["--http", f"{host}:{settings.port}", "--listen", str(_longest_queue())]
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(OPEN_FILES, most)), most))
-    collect_output(settings, "uwsgi", settings.log_file)
     environment = KEEP_LITTLE_MEMORY | os.environ | {REFUSAL_FILE: str(refusal)}
     os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
 

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from my_backend import production_process
 from my_backend.commands import cli, production
 from my_backend.commands.cli import app
 from testing.process import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -246,6 +249,20 @@ def test_port_in_use_is_one_clear_line_and_starts_nothing(
 
     line = f"can't listen on 127.0.0.1 port {port} (Address already in use): set a different HOST or PORT\n"
     assert (said.exit_code, said.output) == (1, line)
+
+
+def test_port_in_use_is_an_event_of_the_log(tmp_path: Path, port: int) -> None:
+    log, settings = tmp_path / "log", {"LOG_FORMAT": "json", "MODEL_DIR": str(tmp_path)}
+    environment = {**os.environ, **settings, "LOG_FILE": str(log), "PYTHONPATH": str(ROOT)}
+    with socket.create_server(("127.0.0.1", port)):
+        done = subprocess.run(
+            [sys.executable, "-m", "my_backend", "uwsgi"], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert done.returncode == 1
+    assert [json.loads(text)["message"].partition(" (")[0] for text in (done.stderr, log.read_text())] == [
+        f"can't listen on 127.0.0.1 port {port}"
+    ] * 2
 
 
 def test_status_and_stop_say_that_nothing_is_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
