@@ -50,12 +50,12 @@ class SharedNetworks:
     def _lane(self) -> InferenceLane:
         limit_pixels(self._settings.max_image_pixels)
         limit_memory(self._settings.max_image_memory)
-        precisions = Precisions(self._settings.cache_dir.expanduser() / "precisions")
+        precisions = Precisions(self._settings.cache_dir / "precisions")
         return InferenceLane(self._cache, precisions=precisions, shards=self.shards)
 
     @cached_property
     def _cache(self) -> EmbeddingCache:
-        return EmbeddingCache(self._settings.cache_dir.expanduser() / "embeddings")
+        return EmbeddingCache(self._settings.cache_dir / "embeddings")
 
     @property
     def base(self) -> Backbone:
@@ -74,7 +74,7 @@ class SharedNetworks:
         # A saved model with the same network has neither of them.
         self._imagenet = own.imagenet
         if own.texts:
-            self._texts = ChoiceTexts(own.texts, own.fingerprint, self._settings.cache_dir.expanduser() / "texts")
+            self._texts = ChoiceTexts(own.texts, own.fingerprint, self._settings.cache_dir / "texts")
         return self.share(own)
 
     def first_guess(self, names: Mapping[str, Sequence[str]], temperature: float | None = None) -> Classifier | None:
@@ -93,7 +93,7 @@ class SharedNetworks:
         shared = self._backbones.setdefault(backbone.fingerprint, backbone)
         if shared is backbone and not backbone.int8:  # such a form is made of a network that is already shared
             _ = backbone.size  # computed with all weights, and remembered
-            keep_on_disk(backbone.module, self._settings.cache_dir.expanduser())
+            keep_on_disk(backbone.module, self._settings.cache_dir)
         return shared
 
     def load(self, folder: Path) -> Classifier:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from label_studio_format.pasted_values import check_visible, trimmed
+from label_studio_format.pasted_values import check_visible, in_home, trimmed
 
 TrainMode = Literal["auto", "head", "full"]
 Score = Literal["order", "probability", "margin", "entropy"]
@@ -87,6 +87,11 @@ class ClassifierSettings(BaseSettings):
         """Trims values; a blank value counts as unset, like an empty one."""
         values = {name: trimmed(value) if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in values.items() if value != ""}
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _in_home(cls, value: Path) -> Path:
+        return in_home(value)
 
     @field_validator("*", mode="before")
     @classmethod

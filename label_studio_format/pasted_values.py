@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from pathlib import Path
 
 _QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
 # Invisible characters: controls and line breaks, formats such as a zero-width space, remains of a damaged text.
@@ -35,3 +36,11 @@ def check_token(token: str) -> None:
     """Raises ValueError if the token can't be sent in an HTTP header; the message doesn't show the token."""
     if not TOKEN.fullmatch(token):
         raise ValueError("contains a character that can't be in a token: copy the token again, as a single line")
+
+
+def in_home(path: Path) -> Path:
+    """The path with a home folder instead of a ~ at its beginning; raises ValueError if that folder isn't known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("starts with ~, but that home folder isn't known: write the whole path") from None

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from label_studio_format.pasted_values import check_token, check_visible, trimmed
+from label_studio_format.pasted_values import check_token, check_visible, in_home, trimmed
 from safe_http.redaction import basic_authorization, redact, said
 from safe_http.settings import FetchSettings
 
@@ -197,10 +197,7 @@ class Settings(BaseSettings, FetchSettings):
     @field_validator("model_dir", "cache_dir", "log_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        try:
-            return value and value.expanduser().absolute()
-        except RuntimeError:
-            raise ValueError("starts with ~, but that home folder isn't known: write the whole path") from None
+        return value and in_home(value).absolute()
 
     @field_validator("*", mode="before")
     @classmethod

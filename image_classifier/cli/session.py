@@ -117,7 +117,7 @@ def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:
 @contextmanager
 def workbench(cache_dir: Path) -> Iterator[Workbench]:
     """Opens the cache and the lane, and closes them at the end; raises UsersError if the cache can't be opened."""
-    folder = cache_dir.expanduser() / "embeddings"
+    folder = cache_dir / "embeddings"
     try:
         cache = EmbeddingCache(folder)
     except (OSError, lmdb.Error) as error:

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from image_classifier.nets.weights import WeightsError
+from label_studio_format.pasted_values import in_home
 
 PREFIX = "package:"  # of a package's name in WEIGHTS
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -24,11 +25,11 @@ def weights_file(weights: str) -> Path:
     try:
         if weights.startswith(PREFIX):
             return _package_file(weights.removeprefix(PREFIX))
-        file = Path(weights).expanduser()
+        file = in_home(Path(weights))
         if not file.is_file():
             raise WeightsError("no such file; use an existing file, `imagenet` or `none`")
         return file
-    except (WeightsError, RuntimeError) as error:  # RuntimeError: the home folder of an unknown user
+    except (WeightsError, ValueError) as error:
         raise WeightsError(f"WEIGHTS={weights}: {error}") from error
 
 

@@ -27,7 +27,7 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
         "max_image_memory": 1_500_000_000,
         "score": "order",
         "choices": "",
-        "cache_dir": Path("~/.cache/image-classifier"),
+        "cache_dir": Path.home() / ".cache" / "image-classifier",
     }
 
 
@@ -78,6 +78,7 @@ def test_each_setting_is_an_environment_variable(
         ("LR_STEP_SIZE", "0"),
         ("LR_GAMMA", "1.1"),
         ("SCORE", "loudness"),
+        ("CACHE_DIR", "~no-such-user/cache"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

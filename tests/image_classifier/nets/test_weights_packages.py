@@ -139,5 +139,5 @@ def test_lite0_recognizes_animals_by_its_own_last_layer(picture: str, number: in
 
 
 def test_file_in_the_home_folder_of_an_unknown_user_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"^WEIGHTS=~no-such-user/a\.pth: .*home directory"):
+    with pytest.raises(WeightsError, match=r"^WEIGHTS=~no-such-user/a\.pth: .* home folder"):
         weights_file("~no-such-user/a.pth")
