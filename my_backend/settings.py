@@ -166,6 +166,7 @@ class Settings(BaseSettings, FetchSettings):
     def _check_redis(cls, value: str) -> str:
         if value:
             _check_address(value, REDIS_SCHEMES, "redis://localhost:6379/0")
+            _check_redis_options(value)
         return value
 
     @field_validator("log_level", mode="before")
@@ -386,3 +387,16 @@ def _check_address(value: str, schemes: tuple[str, ...], example: str) -> None:
     except ValueError:
         # For example, if a password contains a slash: the text before it is then taken for the host and port.
         raise ValueError("has an invalid port; in a password, write / as %2F, @ as %40 and : as %3A") from None
+
+
+def _check_redis_options(url: str) -> None:
+    """Raises ValueError if redis-py knows no such option or value, as it would at the first connection."""
+    from redis import Redis, RedisError
+
+    try:
+        Redis.from_url(url).connection_pool.make_connection()
+    except TypeError as error:
+        option = re.search(r"argument '(\w+)'", said(error))
+        raise ValueError(f"has an unknown option{f' {option[1]}' if option else ''} after the ?: remove it") from None
+    except (ValueError, RedisError) as error:
+        raise ValueError(f"has an option that can't be used: {said(error)}") from None

@@ -184,6 +184,7 @@ IMPORTED_LATE = {
     ("my_backend.backend", "my_backend.jobs.rq_queue"),
     ("my_backend.commands.console", "rich.console"),
     ("my_backend.commands.console", "rich.progress"),
+    ("my_backend.settings", "redis"),
     ("my_backend.web.pages.charts", "pygal"),
 }
 

@@ -284,6 +284,30 @@ def test_address_with_a_password_is_refused_without_being_shown(
     assert "rd-0123" not in str(ended.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://redis/0?socket_timeout=soon", "has an option that can't be used: .*'socket_timeout'"),
+        ("unix:///run/redis.sock?db=x", "has an option that can't be used: .*'db'"),
+        ("redis://redis/0?protocol=9", "has an option that can't be used: protocol must be"),
+        ("rediss://redis/0?ssl_cert_reqs=perhaps", "has an option that can't be used: .*perhaps"),
+        ("redis://redis/0?sockettimeout=5", "has an unknown option sockettimeout after the [?]: remove it"),
+    ],
+)
+def test_redis_url_with_an_unusable_option_is_refused(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, url: str, why: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+
+    with pytest.raises(SystemExit, match=rf"\n  REDIS_URL: {why}"):
+        read_settings()
+
+
+@pytest.mark.parametrize("url", ["redis://redis/0?socket_timeout=5", "unix:///run/redis.sock?db=1", "rediss://u:p@h"])
+def test_redis_url_with_known_options_is_accepted(make_settings: MakeSettings, url: str) -> None:
+    assert make_settings(redis_url=url).redis == url
+
+
 @pytest.mark.parametrize("place", [".env", "secrets/basic_auth_pass"])
 def test_file_that_is_no_utf_8_is_named(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
