@@ -151,7 +151,11 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
 
 def _all_writable(folder: Path) -> bool:
     """Whether the folder exists, and this user may write to it and to the files in it."""
-    return folder.is_dir() and all(os.access(path, os.W_OK) for path in (folder, *folder.iterdir()))
+    return (
+        folder.is_dir()
+        and os.access(folder, os.R_OK | os.W_OK)
+        and all(os.access(path, os.W_OK) for path in folder.iterdir())
+    )
 
 
 def _append_to_output() -> None:

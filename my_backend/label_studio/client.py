@@ -323,7 +323,10 @@ class LabelStudio:
 
     def _why_elsewhere(self, url: str) -> str:
         """The token isn't sent to another address, whose answer would only say that it is missing."""
-        return "" if Origin.of(url) == self.origin else f"it redirects to {redact(url)}: use that address instead"
+        if Origin.of(url) == self.origin:
+            return ""
+        parts = urlsplit(url)
+        return f"it redirects to {redact(f'{parts.scheme}://{parts.netloc}')}: use that address instead"
 
     def _why_refused(self, status: int, body: bytes) -> str:
         if not self._token:
