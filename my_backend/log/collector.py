@@ -112,6 +112,8 @@ def _open(path: Path) -> RotatingFileHandler | None:
     if not lock(descriptor, wait=False):
         os.close(descriptor)
         return None
+    with suppress(OSError):  # people may follow it before its first line; that line tells why it can't be written
+        path.touch()
     return _LogFile(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True)
 
 

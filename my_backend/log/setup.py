@@ -84,10 +84,11 @@ def _go_on_behind(collector: list[str], reading: int, writing: int) -> None:
     The init process adopts all orphans: the collector would become a child of uWSGI, which waits for all its children
     when it ends. And when the init process ends, all others are killed, even if they still have something to write.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     if program := os.fork():
-        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         os.close(writing)
         os.set_inheritable(reading, True)
         os.dup2(2, 1)
         os.execv(collector[0], [*collector, str(program)])  # noqa: S606  no shell needed
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.setsid()  # so that Ctrl-C arrives only once, from the collector

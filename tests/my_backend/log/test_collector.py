@@ -160,6 +160,15 @@ def test_output_is_logged_although_the_log_file_cannot_be_opened(
     assert lines == ["one", "two"]
 
 
+def test_log_file_is_there_before_its_first_line(tmp_path: Path) -> None:
+    collector = with_file(tmp_path / "log")
+    assert (tmp_path / "log").read_text() == ""
+    collector.write(b"one")
+    assert (tmp_path / "log").read_text() == "one\n"
+    assert collector._file is not None
+    collector._file.close()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_log_file_on_a_full_disk_is_told_once_and_written_again_once_there_is_space(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
