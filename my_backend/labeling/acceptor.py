@@ -233,7 +233,7 @@ class Acceptor(Background):
         return checks
 
     def undo(self, project: Project, token: str = "", plan: str = "") -> Run | None:
-        """Starts to remove the accepted labels again; discards a plan that waits for its sample, without a run.
+        """Starts to remove the accepted labels again; discards a plan whose labels aren't accepted yet, without a run.
 
         Raises Conflict if there is neither, or if `plan` isn't the newest one.
         """
@@ -242,9 +242,9 @@ class Acceptor(Background):
             raise Conflict("nothing was undone: there is a newer plan. Reload the page")
         if acceptance is not None:
             acceptance, _ = self._with_run(acceptance)  # waits for an acceptance in progress
-        if acceptance is not None and acceptance.status == "sampling":
+        if acceptance is not None and acceptance.waits_for_labels:
             with self.store.changing(acceptance) as current:
-                if current.status == "sampling":
+                if current.waits_for_labels:
                     self.store.save(replace(current, status="undone"))
                     return None
                 acceptance = current  # its labels have just been accepted
@@ -324,11 +324,13 @@ class Acceptor(Background):
         if work.due > time.monotonic():
             return
         is_asked = work.asked > time.monotonic() - ASKED_SECONDS
+        if acceptance.status == "preparing" and work.error and not is_asked:
+            return  # a failed attempt is repeated only for someone who waits
         is_automatic = acceptance.status == "sampling" and self.store.automatic(project.uid).on
         error = ""
         try:
             match acceptance.status:
-                case "preparing" if is_asked or not work.error:  # a failed attempt is repeated for someone who waits
+                case "preparing":
                     self._try_to_prepare(project, acceptance)
                 case "sampling" if is_asked or is_automatic:
                     self._reader.read_again(project, acceptance, self._tag(project), self._check_stop)
@@ -353,12 +355,12 @@ class Acceptor(Background):
             log.warning("plan %s: %s", acceptance.id, error)
         if error:
             work.due = time.monotonic() + RETRY_SECONDS
-        work.error = error
         if acceptance.status == "preparing" and error != acceptance.error:
             # On a full disk, the error stays in memory.
             with suppress(NotFound, Conflict, OSError), self.store.changing(acceptance) as current:
                 if current.status == "preparing":
                     self.store.save(replace(current, error=error))
+        work.error = error  # shown once it is stored, so that the queue, which reads the file, agrees
 
     def _try_to_prepare(self, project: Project, acceptance: Acceptance) -> None:
         answers = self._prepare(project, acceptance.alpha, self._check_stop)

@@ -626,6 +626,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     client.train()
     assert "20 unlabeled images are too few" in reached(client, lambda now: "too few" in (now["error"] or ""))["error"]
     ask(client, "plan", percent=2)  # no sample is lost
+    reached(client, lambda now: now["percent"] == 2 and now["error"])
     several = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
     client.backend.projects.remember("8.1", label_config=several)
     answer = client.post("/api/labeling/accept/plan", {"project": "8.1", "percent": 5}, 409)
@@ -634,6 +635,49 @@ def test_projects_that_can_have_no_plan_are_told_why(
     for what, words in (("write", "no plan has a sample that is being labeled"), ("undo", "nothing to undo")):
         assert words in ask(client, what, 409)["error"]
     assert "nothing to check" in ask(client, "audit", 409, task=1, label="Cat")["error"]
+
+
+def test_failed_plan_is_not_repeated_when_nobody_asks(
+    start: Start, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start()
+    label_studio.labels.add(20)
+    ask(client, "plan", percent=5)
+    reached(client, lambda now: now["error"])
+    monkeypatch.setattr(acceptor, "ASKED_SECONDS", 0.0)  # nobody looks
+    backend = client.backend.acceptor
+    attempts: list[str] = []
+    monkeypatch.setattr(backend, "_prepare", lambda *given: attempts.append("prepare"))
+    looks: list[str] = []
+    real = backend._go_on
+
+    def counted(*given: Any) -> None:
+        real(*given)
+        looks.append("look")
+
+    monkeypatch.setattr(backend, "_go_on", counted)
+    time_to_retry = acceptor.time.monotonic() + 2 * acceptor.RETRY_SECONDS
+
+    assert eventually(lambda: len(looks) > 5 and acceptor.time.monotonic() > time_to_retry)
+
+    newest = backend.store.newest(PROJECT)
+    assert newest is not None
+    assert (attempts, newest.status) == ([], "preparing")
+    assert "there is no trained model yet" in newest.error
+
+
+def test_plan_that_is_being_prepared_can_be_discarded(client: Client, script: Script) -> None:
+    script.block("near_duplicates")
+    ask(client, "plan", percent=5)
+    assert eventually(lambda: script.calls("near_duplicates"))
+    plan = state(client)["plan"]
+
+    ask(client, "undo", plan=plan)
+
+    assert state(client)["status"] == "undone"
+    script.release()
+    ask(client, "plan", percent=5)
+    assert reached(client, lambda now: now["sample"])["plan"] != plan
 
 
 @pytest.mark.parametrize("what", ["plan", "write", "audit", "undo", "automatic"])
