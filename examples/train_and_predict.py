@@ -1,14 +1,16 @@
 """Trains a classifier on a folder of images and predicts others.
 
-For example: python examples/train_and_predict.py digits/train digits/test
+For example: python examples/train_and_predict.py digits/train digits/test new_model
 
-Both folders have a subfolder for each class. The settings come from the environment, as for the command line.
+The first two folders have a subfolder for each class. The model is written to the third, which must be new. The
+settings come from the environment, as for the command line.
 """
 
 import sys
 from pathlib import Path
 
 from image_classifier import train
+from image_classifier.errors import UsersError
 
 
 def main(training: Path, others: Path, output: Path) -> float:
@@ -23,6 +25,9 @@ def main(training: Path, others: Path, output: Path) -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python examples/train_and_predict.py TRAINING_FOLDER OTHER_FOLDER")
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path("model"))
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/train_and_predict.py TRAINING_FOLDER OTHER_FOLDER NEW_MODEL")
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except UsersError as error:
+        sys.exit(str(error))

@@ -1,6 +1,7 @@
 """`from image_classifier import train, load_model`, in scripts and in notebooks."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,26 @@ def test_example_trains_and_predicts(folders: tuple[Path, Path], tmp_path: Path)
     assert sum(score for _, score in predicted.scores) == pytest.approx(1, abs=0.001)
     with pytest.raises(UsersError, match="already contains a training run"):
         image_classifier.train(training, tmp_path / "model")
+
+
+def test_example_says_in_one_line_that_the_model_exists(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """The README's commands have already written a model."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "training.json").touch()
+    command = [sys.executable, ROOT / "examples" / "train_and_predict.py", *folders, "model"]
+
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "model already contains a training run: choose another output folder"
+    assert "Traceback" not in done.stderr
 
 
 def test_notebook_runs_from_its_first_cell_to_its_last(folders: tuple[Path, Path], tmp_path: Path) -> None:
