@@ -396,7 +396,7 @@ def _check_redis_options(url: str) -> None:
     try:
         Redis.from_url(url).connection_pool.make_connection()
     except TypeError as error:
-        option = re.search(r"argument '(\w+)'", said(error))
-        raise ValueError(f"has an unknown option{f' {option[1]}' if option else ''} after the ?: remove it") from None
+        option = said(error).partition("argument '")[2].partition("'")[0]
+        raise ValueError(f"has an unknown option {option} after the ?: remove it") from None
     except (ValueError, RedisError) as error:
         raise ValueError(f"has an option that can't be used: {said(error)}") from None

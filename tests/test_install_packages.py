@@ -1,5 +1,6 @@
 """`make setup` and the image install the locked packages: all of them, or without those that need a GPU."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -137,8 +138,10 @@ def test_setup_completes_an_environment_whose_creation_was_interrupted(tmp_path:
         shutil.copy(ROOT / name, tmp_path)
     venv.create(tmp_path / ".venv", with_pip=False)
 
-    # What it installs doesn't matter here.
-    subprocess.run(["make", "setup", f"PYTHON={sys.executable}", "INSTALL=true"], cwd=tmp_path, capture_output=True)
+    # What it installs doesn't matter here. `make VENV=… test` would pass its VENV on.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "setup", "VENV=.venv", f"PYTHON={sys.executable}", "INSTALL=true"]
+    subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True)
 
     has_pip = subprocess.run([tmp_path / ".venv/bin/python", "-m", "pip", "--version"], capture_output=True)
     assert has_pip.returncode == 0, has_pip.stderr
