@@ -109,6 +109,7 @@ PAGES_FILE = "pages.json"
 MISTAKES_FILE = "mistakes.json"
 THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
+FOR_THE_NETWORK = 0.25  # of the time for reading images: slow servers must not cost other images their prediction
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 FIRST_GUESS = "first guess from the names of the choices, before any label"
 FASTER = "The network now computes in 8-bit integers (int8), which is faster; a trial showed the same predictions."
@@ -252,9 +253,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
         `level` is the log level of images that can't be fetched.
         """
-        # Reserve a quarter of the time for the network, so that slow images don't cost others their prediction.
         left = deadline - time.monotonic()
-        latest = deadline - left / 4 if left < float("inf") else deadline
+        latest = deadline - FOR_THE_NETWORK * left if left < float("inf") else deadline
         pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
         for piece, fetched in zip(
             pieces, _ahead(lambda piece: self._fetch(piece, tag, latest, level), pieces), strict=True
@@ -436,7 +436,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         with closing(self._read(wanted, tag, backbone, end, level=logging.DEBUG)) as pieces:
             for piece in pieces:
                 check()
-                is_late = time.monotonic() > end - seconds / 4  # then `_read` fetches nothing more
+                is_late = time.monotonic() > end - FOR_THE_NETWORK * seconds  # then `_read` fetches nothing more
                 for position, (_, vector) in zip(positions[: len(piece)], piece, strict=True):
                     if not isinstance(vector, Exception):
                         found[position] = vector

@@ -1,4 +1,4 @@
-"""Writes answers as JSON that every client can read, although they may have values of a model class."""
+"""Writes responses as JSON that every client can read, even if a model class reports NaN."""
 
 import math
 from typing import Any

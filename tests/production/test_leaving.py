@@ -44,7 +44,7 @@ class Restless:
         return {"network": "restless", "weights": "no", "device": "cpu"}
 
 
-# Python imports it at its start. It lets uWSGI load the application for ever.
+# Python imports it at its start. It lets uWSGI load the application forever.
 ENDLESS_LOADING = """
 import sys, time
 from pathlib import Path
