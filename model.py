@@ -58,7 +58,7 @@ from image_classifier.pool.pool import Pool
 from image_classifier.progress import Stages, TimeLeft
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
-from image_classifier.training.all_layers import train_all_layers, trains_all_layers
+from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import MOST_IMAGES as TRIAL_IMAGES
 from image_classifier.training.half_precision import draw, is_due, settle_before_embedding, settle_precision
@@ -576,8 +576,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> Classifier | None:
         """The classifier after training all layers; None if a trial or the result isn't better than the head."""
         lane = _networks().lane
-        second = train_all_layers(lane, first, samples, hyperparameters, checkpoint, report, mode=mode)
-        if second is None:
+        try:
+            second = train_all_layers(lane, first, samples, hyperparameters, checkpoint, report, mode=mode)
+        except NotBetter as error:
+            log.info("%s", error)
             return None
         second = replace(second, backbone=_networks().share(second.backbone))
         return (

@@ -22,7 +22,7 @@ from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import all_layers
-from image_classifier.training.all_layers import learn_all_layers, pays
+from image_classifier.training.all_layers import NotBetter, learn_all_layers, try_all_layers
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head
 
@@ -59,9 +59,12 @@ def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Pat
         yield f"{data.name}, split {split}, {len(samples)} labels: head {_accuracy(lane, head, test):.4f}"
         checkpoint = folder / "checkpoint.safetensors"
         clock = _Spent()
-        passed = pays(lane, head, samples, hyperparameters, checkpoint, _quiet)
-        yield f"  trial {'passed' if passed else 'refused'}, {clock}"
-        if passed:
+        try:
+            try_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
+        except NotBetter as error:
+            yield f"  trial refused, {clock}: {error}"
+        else:
+            yield f"  trial passed, {clock}"
             tuned = learn_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
             comparison = compare(lane, head, tuned, samples)
             published = bool(comparison and comparison.better)

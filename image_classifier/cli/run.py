@@ -24,7 +24,7 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, save_model
 from image_classifier.progress import Progress
-from image_classifier.training.all_layers import train_all_layers, trains_all_layers
+from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
@@ -201,25 +201,23 @@ class Experiment:
     ) -> None:
         """Saves the model with all layers trained if it is better than the head."""
         images = [sample.image for sample in samples]
-        tuned = train_all_layers(
-            bench.lane,
-            head,
-            samples,
-            told,
-            self._checkpoint,
-            progress,
-            mode=self._recipe.training.mode,
-            more_epochs=more_epochs,
-            prepare=lambda backbone: bench.embed_ahead(backbone, images, progress),
-        )
-        if tuned:
-            save_model(tuned, samples, self._folder / FULL)
-        else:
-            shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
-            say(
-                "training all layers wasn't clearly better on the held-out images, or these are too few to tell, so "
-                "the model in which only the last layer was trained is kept"
+        try:
+            tuned = train_all_layers(
+                bench.lane,
+                head,
+                samples,
+                told,
+                self._checkpoint,
+                progress,
+                mode=self._recipe.training.mode,
+                more_epochs=more_epochs,
+                prepare=lambda backbone: bench.embed_ahead(backbone, images, progress),
             )
+        except NotBetter as error:
+            shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
+            say(f"{error}; so the model in which only the last layer was trained is kept")
+        else:
+            save_model(tuned, samples, self._folder / FULL)
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:

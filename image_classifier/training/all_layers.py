@@ -10,7 +10,7 @@ from pathlib import Path
 
 from image_classifier.data.dataset import Sample, held_out, may_be_held_out
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.evaluation.comparison import FEWEST_COMPARED, compare
+from image_classifier.evaluation.comparison import FEWEST_COMPARED, Comparison, compare
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
 from image_classifier.progress import Progress, Record
 from image_classifier.settings import TrainMode
@@ -32,6 +32,10 @@ TRIAL_SECONDS = 60.0  # the trial ends after the epoch in which these are over
 TRIAL_CHECKPOINT = "trial.safetensors"
 
 
+class NotBetter(Exception):
+    """With all layers trained, the classifier isn't clearly better, or nothing could show it; the message says why."""
+
+
 def trains_all_layers(mode: TrainMode, backbone: Backbone, images: int) -> bool:
     """Whether to train all layers, too; in the mode auto, only if enough labeled images have been looked at."""
     enough = MIN_IMAGES_FOR_RANDOM_LAYERS if backbone.origin == RANDOM else MIN_IMAGES
@@ -49,14 +53,14 @@ def train_all_layers(
     mode: TrainMode,
     more_epochs: bool = True,
     prepare: Callable[[Backbone], object] | None = None,
-) -> Classifier | None:
-    """The classifier with all layers trained; None if a trial or the result isn't better than `start`.
+) -> Classifier:
+    """The classifier with all layers trained. Raises NotBetter if a trial or the result isn't better than `start`.
 
-    It is also None if so few images have been looked at that nothing could show that the result is better. For the rest
+    Also raises it if so few images have been looked at that nothing could show that the result is better. For the rest
     see `learn_all_layers`.
     """
-    if not _can_tell(samples) or not pays(lane, start, samples, hyperparameters, checkpoint, progress):
-        return None
+    _check_enough(samples)
+    try_all_layers(lane, start, samples, hyperparameters, checkpoint, progress)
     seconds = AUTO_SECONDS if mode == "auto" else float("inf")
     tuned = learn_all_layers(
         lane,
@@ -70,29 +74,28 @@ def train_all_layers(
         prepare=prepare,
     )
     comparison = compare(lane, start, tuned, samples)
-    log.info("all layers compared with the head: %s", comparison)
-    return tuned if comparison and comparison.better else None
+    _check_better(comparison, "training all layers wasn't clearly better")
+    log.info("trained all layers: %s", _in_words(comparison))
+    return tuned
 
 
-def pays(
+def try_all_layers(
     lane: InferenceLane,
     start: Classifier,
     samples: Sequence[Sample],
     hyperparameters: Hyperparameters,
     checkpoint: Path,
     progress: Progress,
-) -> bool:
-    """Trains the layers on a part of the images; returns whether that was better than the head on the same part.
+) -> None:
+    """Trains the layers on a part of the images; raises NotBetter if that isn't better than the head on the same part.
 
-    There is no trial, and the result is True, if the training has already begun (`checkpoint` exists), or if all layers
-    are random: these learn too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the
-    same folder.
+    There is no trial if the training has already begun (`checkpoint` exists), or if all layers are random: these learn
+    too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the same folder.
     """
     if checkpoint.exists() or start.backbone.origin == RANDOM:
-        return True
+        return
     tried = _part(samples)
-    if not _can_tell(tried):
-        return False
+    _check_enough(tried)
 
     def report(record: Record) -> None:
         # The trial trains heads, too, but these steps are too short to show.
@@ -103,20 +106,45 @@ def pays(
     own = checkpoint.with_name(TRIAL_CHECKPOINT)
     try:
         embedded = embed(lane, start.backbone, tried, report)
-    except TooFewLabels:  # the other classes are too rare to be in the part
-        return False
+    except TooFewLabels as error:  # the other classes are too rare to be in the part
+        raise NotBetter(f"all layers weren't trained, because there are too few labels for a trial: {error}") from None
     first = learn_head(start.backbone, embedded, start.classes, hyperparameters, report)
     second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
     comparison = compare(lane, first, second, tried)
     own.unlink(missing_ok=True)
-    log.info("trial of all layers on %d of %d images: %s", len(tried), len(samples), comparison)
-    return comparison is not None and comparison.better
+    _check_better(comparison, "all layers weren't trained, because a short trial wasn't clearly better")
+    log.info("trial of all layers on %d of %d images: %s", len(tried), len(samples), _in_words(comparison))
 
 
-def _can_tell(samples: Sequence[Sample]) -> bool:
-    """Whether enough images have been looked at to train all layers, and to show that they are better."""
+def _check_better(comparison: Comparison | None, otherwise: str) -> None:
+    """Raises NotBetter with the figures unless the second classifier is better."""
+    if comparison is None or not comparison.better:
+        raise NotBetter(f"{otherwise}: {_in_words(comparison)}")
+
+
+def _in_words(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "there are no held-out images to compare on"
+    return (
+        f"accuracy {comparison.after:.1%} on {comparison.images:,} held-out images, and {comparison.before:.1%} with "
+        "only the last layer trained"
+    )
+
+
+def _check_enough(samples: Sequence[Sample]) -> None:
+    """Raises NotBetter if too few images have been looked at to train all layers, or to show that they are better."""
     training, judged = _looked_at(samples)
-    return len(training) >= FEWEST_TRAINING_IMAGES and len({sample.vote for sample in judged}) >= FEWEST_COMPARED
+    if len(training) < FEWEST_TRAINING_IMAGES:
+        raise NotBetter(
+            f"all layers weren't trained, because that needs at least {FEWEST_TRAINING_IMAGES} images that a person "
+            f"has looked at, in addition to the held-out ones, and there are {len(training)}"
+        )
+    groups = len({sample.vote for sample in judged})
+    if groups < FEWEST_COMPARED:
+        raise NotBetter(
+            f"all layers weren't trained, because {FEWEST_COMPARED} held-out images are needed to show whether that is "
+            f"better, and there are {groups} (near-duplicates count as one)"
+        )
 
 
 def _part(samples: Sequence[Sample]) -> list[Sample]:

@@ -1,5 +1,7 @@
 """All layers are trained if that pays, which a short trial tells."""
 
+import re
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,13 @@ from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier
 from image_classifier.progress import ALL_LAYERS, Stages
 from image_classifier.settings import TrainMode
 from image_classifier.training import all_layers
-from image_classifier.training.all_layers import learn_all_layers, pays, train_all_layers, trains_all_layers
+from image_classifier.training.all_layers import (
+    NotBetter,
+    learn_all_layers,
+    train_all_layers,
+    trains_all_layers,
+    try_all_layers,
+)
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import embed, learn_head
 
@@ -47,7 +55,24 @@ def start(lane: InferenceLane, backbone: Backbone, some: list[Sample]) -> Classi
     return learn_head(pretrained, embed(lane, pretrained, some, ignore), ("0", "1", "2"), QUICK, ignore)
 
 
-@pytest.mark.parametrize(("comparison", "expected"), [(BETTER, True), (WORSE, False), (None, False)])
+def not_better(reason: str) -> AbstractContextManager[object]:
+    return pytest.raises(NotBetter, match=f"^{re.escape(reason)}$")
+
+
+TRIAL_REFUSED = "all layers weren't trained, because a short trial wasn't clearly better: "
+REFUSED = "training all layers wasn't clearly better: "
+WITH_FIGURES = "accuracy 70.0% on 100 held-out images, and 80.0% with only the last layer trained"
+NO_IMAGES = "there are no held-out images to compare on"
+
+
+@pytest.mark.parametrize(
+    ("comparison", "outcome"),
+    [
+        (BETTER, nullcontext()),
+        (WORSE, not_better(TRIAL_REFUSED + WITH_FIGURES)),
+        (None, not_better(TRIAL_REFUSED + NO_IMAGES)),
+    ],
+)
 def test_trial_on_a_part_decides(
     lane: InferenceLane,
     start: Classifier,
@@ -55,7 +80,7 @@ def test_trial_on_a_part_decides(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     comparison: Comparison | None,
-    expected: bool,
+    outcome: AbstractContextManager[object],
 ) -> None:
     seen: list[tuple[Classifier, Classifier, list[Sample]]] = []
 
@@ -68,7 +93,8 @@ def test_trial_on_a_part_decides(
     monkeypatch.setattr(all_layers, "TRIAL_HELD_OUT_IMAGES", 7)
     records: list[dict[str, Any]] = []
 
-    assert pays(lane, start, some, QUICK, tmp_path / "checkpoint", records.append) is expected
+    with outcome:
+        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
 
     [(before, after, tried)] = seen
     assert sorted(held_out(tried)) == [False] * 12 + [True] * 7
@@ -86,7 +112,8 @@ def test_trial_is_as_short_as_it_says(
 ) -> None:
     monkeypatch.setattr(all_layers, "TRIAL_SECONDS", 0)
     records: list[dict[str, Any]] = []
-    pays(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
+    with suppress(NotBetter):
+        try_all_layers(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
     assert [(r["epoch"], r["epochs"]) for r in records if "epoch" in r] == [(1, all_layers.TRIAL_EPOCHS)]
 
 
@@ -96,9 +123,10 @@ def test_interrupted_trial_resumes(lane: InferenceLane, start: Classifier, some:
             raise Stopped
 
     with pytest.raises(Stopped):
-        pays(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
+        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
     records: list[dict[str, Any]] = []
-    pays(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
+    with suppress(NotBetter):
+        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
     assert [record["epoch"] for record in records if "epoch" in record] == [2]
 
 
@@ -109,9 +137,9 @@ def test_random_network_and_begun_training_need_no_trial(
         pytest.fail(f"there was a trial: {record}")
 
     random = replace(start, backbone=replace(start.backbone, origin="random"))
-    assert pays(lane, random, some, QUICK, tmp_path / "checkpoint", fail)
+    try_all_layers(lane, random, some, QUICK, tmp_path / "checkpoint", fail)
     (tmp_path / "checkpoint").touch()
-    assert pays(lane, start, some, QUICK, tmp_path / "checkpoint", fail)
+    try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", fail)
 
 
 def test_progress_of_the_trial_lies_between_the_head_and_all_layers() -> None:
@@ -175,8 +203,21 @@ def accepted(samples: list[Sample], part: str, *, left: int) -> list[Sample]:
     return [replace(sample, source="unseen") if row in rows else sample for row, sample in enumerate(samples)]
 
 
+TOO_FEW_TRAINING_IMAGES = (
+    "that needs at least 2 images that a person has looked at, in addition to the held-out ones, and there are 1"
+)
+TOO_FEW = "2 held-out images are needed to show whether that is better, and there are"
+
+
 @pytest.mark.parametrize("origin", ["imagenet", "random"])
-@pytest.mark.parametrize(("part", "left"), [("train", 1), ("val", 1), ("val", 0)])
+@pytest.mark.parametrize(
+    ("part", "left", "reason"),
+    [
+        ("train", 1, TOO_FEW_TRAINING_IMAGES),
+        ("val", 1, f"{TOO_FEW} 1 (near-duplicates count as one)"),
+        ("val", 0, f"{TOO_FEW} 0 (near-duplicates count as one)"),
+    ],
+)
 def test_all_layers_are_not_tried_with_too_few_images_that_were_looked_at(
     lane: InferenceLane,
     start: Classifier,
@@ -185,21 +226,24 @@ def test_all_layers_are_not_tried_with_too_few_images_that_were_looked_at(
     origin: str,
     part: str,
     left: int,
+    reason: str,
 ) -> None:
     def fail(record: dict[str, Any]) -> None:
         pytest.fail(f"it began: {record}")
 
     few = accepted(some, part, left=left)
     first = replace(start, backbone=replace(start.backbone, origin=origin))
-    assert train_all_layers(lane, first, few, QUICK, tmp_path / "checkpoint", fail, mode="full") is None
+    with not_better(f"all layers weren't trained, because {reason}"):
+        train_all_layers(lane, first, few, QUICK, tmp_path / "checkpoint", fail, mode="full")
 
 
 def test_near_duplicates_are_not_enough_to_compare_on(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(all_layers, "pays", lambda *given: pytest.fail("there was a trial"))
+    monkeypatch.setattr(all_layers, "try_all_layers", lambda *given: pytest.fail("there was a trial"))
     alike = [replace(sample, group="0") if sample.part == "val" else sample for sample in some]
-    assert train_all_layers(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore, mode="full") is None
+    with not_better(f"all layers weren't trained, because {TOO_FEW} 1 (near-duplicates count as one)"):
+        train_all_layers(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore, mode="full")
 
 
 def test_trial_takes_only_images_that_were_looked_at(
@@ -211,7 +255,8 @@ def test_trial_takes_only_images_that_were_looked_at(
     monkeypatch.setattr(all_layers, "TRIAL_HELD_OUT_IMAGES", 5)
     few = accepted(accepted(some, "train", left=12), "val", left=5)
 
-    pays(lane, start, few, QUICK, tmp_path / "checkpoint", ignore)
+    with suppress(NotBetter):
+        try_all_layers(lane, start, few, QUICK, tmp_path / "checkpoint", ignore)
 
     assert {sample.name for sample in tried[0]} == {sample.name for sample in few if sample.evaluates}
 
@@ -228,14 +273,16 @@ def test_trial_without_held_out_images_fails_at_once(
 
     many = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
     assert any(held_out(many))
-    assert not pays(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail)
+    with not_better(f"all layers weren't trained, because {TOO_FEW} 0 (near-duplicates count as one)"):
+        try_all_layers(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail)
 
 
 def test_trial_without_images_of_two_classes_fails(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
 ) -> None:
-    rare = [sample if sample.label == "0" else replace(sample, source="unseen") for sample in some]
-    assert not pays(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore)
+    rare = [replace(s, part="val" if row % 2 else "train") for row, s in enumerate(s for s in some if s.label == "0")]
+    with pytest.raises(NotBetter, match="too few labels for a trial: Too few labels to train on: label at least 2"):
+        try_all_layers(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore)
 
 
 def test_layers_learn_no_image_that_is_held_out_once_there_are_more_labels(
@@ -260,7 +307,14 @@ def test_layers_learn_no_image_that_is_held_out_once_there_are_more_labels(
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("auto", 1), ("full", 2)])
-@pytest.mark.parametrize(("comparison", "better"), [(BETTER, True), (WORSE, False), (None, False)])
+@pytest.mark.parametrize(
+    ("comparison", "outcome"),
+    [
+        (BETTER, nullcontext()),
+        (WORSE, not_better(REFUSED + WITH_FIGURES)),
+        (None, not_better(REFUSED + NO_IMAGES)),
+    ],
+)
 def test_better_one_is_kept_and_only_auto_has_a_time_limit(
     lane: InferenceLane,
     start: Classifier,
@@ -270,15 +324,15 @@ def test_better_one_is_kept_and_only_auto_has_a_time_limit(
     mode: TrainMode,
     epochs: int,
     comparison: Comparison | None,
-    better: bool,
+    outcome: AbstractContextManager[object],
 ) -> None:
     monkeypatch.setattr(all_layers, "AUTO_SECONDS", 0)
-    monkeypatch.setattr(all_layers, "pays", lambda *given: True)
+    monkeypatch.setattr(all_layers, "try_all_layers", lambda *given: None)
     monkeypatch.setattr(all_layers, "compare", lambda *given: comparison)
     records: list[dict[str, Any]] = []
 
-    tuned = train_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, mode=mode)
+    with outcome:
+        train_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, mode=mode)
 
-    assert (tuned is not None) is better
     trained = [record["epoch"] for record in records if record["phase"] == "training all layers"]
     assert trained == list(range(1, epochs + 1))
