@@ -141,6 +141,13 @@ def test_first_page_shows_each_project_with_what_is_live(client: Client, script:
     assert "Live version untrained Training labels 0" in shown
 
 
+def test_each_page_of_a_project_has_its_own_title(client: Client) -> None:
+    tabs = re.findall(rf'<a href="({HERE}[^"]*)"[^>]*>(\w+)</a>', page(client).partition("</nav>")[2])
+    assert len(tabs) == 8
+    for path, name in tabs:
+        assert f"<title>{name} – Project {PROJECT.partition('.')[0]}</title>" in page(client, path)
+
+
 def test_programs_get_json_and_browsers_the_page(client: Client) -> None:
     for path, key in (("/", "status"), ("/problems", "troubles")):
         assert key in client.get(path)
