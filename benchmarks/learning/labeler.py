@@ -18,7 +18,7 @@ from image_classifier.nets.classifier import Classifier
 from image_classifier.pool.order import labeling_order
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
-from my_backend.projects.random_order import EVERY, in_random_order, interleaved
+from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved
 
 TRAINED_AFTER = 10  # new labels, the backend's default
 LATE = 3  # labels given until a new version's order is stored in Label Studio
@@ -66,7 +66,8 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
         left = np.setdiff1d(pool, labeled)
         rows = left[order(data.embeddings[left], data.embeddings[labeled], model, random).numpy()].tolist()
         left_at_random = [row for row in drawn if row not in labeled]
-        return list(interleaved(rows, left_at_random, EVERY - 1)) if name == BACKENDS_ORDER else rows
+        earlier = FIRST + EVERY - 1 if model else 0
+        return list(interleaved(rows, left_at_random, earlier)) if name == BACKENDS_ORDER else rows
 
     coming = ordered(None)
     while len(labeled) < min(most, len(pool)):

@@ -12,7 +12,7 @@ from my_backend.errors import LabelStudioDown, LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.project import Project
-from my_backend.projects.random_order import EVERY, in_random_order, interleaved, keep_next
+from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved, keep_next
 from my_backend.projects.versions import is_version_name
 from my_backend.serving.live_models import Live
 
@@ -130,7 +130,7 @@ class Run:
                 following = in_random_order(self._project.uid, ids)
                 # The first one is random: until this order is stored, people take some more tasks of the one before,
                 # and the same tasks are next in both.
-                ids = list(interleaved(ids, following, EVERY - 1))
+                ids = list(interleaved(ids, following, FIRST + EVERY - 1))
             self.order = LabelingOrder(self._version, tuple(ids))
         self._keep(following)
         return [task for task in ids if task not in found.predicted]

@@ -273,7 +273,7 @@ class ProjectPool:
         """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
 
         `only` are the tasks to choose from, in this order, copies or not. Without them, the images that add most
-        information come first, and every fifth one is the next of the project's random order; left-out
+        information come first. After the first ten, every fifth one is the next of the project's random order. Left-out
         tasks count as labeled, because they get their label earlier.
         """
         left_out, there = set(without), self._there()

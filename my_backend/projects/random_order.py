@@ -14,6 +14,8 @@ from pydantic import TypeAdapter
 from my_backend import files
 
 EVERY = 5  # every fifth image to label comes from the random order
+# The first images don't: from these few, the model learns most if they are typical and spread out.
+FIRST = 10
 NEXT = 500  # unlabeled tasks that are kept: more than people label before the tasks are listed again
 NEXT_FILE = "random_order.json"
 
@@ -26,11 +28,15 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
 
 
 def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -> Iterator[int]:
-    """All tasks, each once; every fifth one is the next of the `random` order. `earlier` tasks come before these."""
+    """All tasks, each once; after the first ones, every fifth one is the next of the `random` order.
+
+    `earlier` tasks come before these.
+    """
     left, drawn = iter(tasks), iter(random)
     mixed = set[int]()
     while True:
-        sources = (drawn, left) if (earlier + len(mixed)) % EVERY == EVERY - 1 else (left, drawn)
+        place = earlier + len(mixed)
+        sources = (drawn, left) if place >= FIRST and place % EVERY == EVERY - 1 else (left, drawn)
         following = next((task for source in sources for task in source if task not in mixed), None)
         if following is None:
             return

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from my_backend.projects.random_order import EVERY, NEXT, in_random_order, interleaved, keep_next, random_sample
+from my_backend.projects.random_order import EVERY, FIRST, NEXT, in_random_order, interleaved, keep_next, random_sample
 
 UID = "7.1795181751"
 TASKS = range(1, 1001)
@@ -21,8 +21,15 @@ def test_order_is_fixed_and_differs_between_projects() -> None:
 
 
 def test_every_fifth_task_is_the_next_of_the_random_order() -> None:
-    mixed = interleaved(range(100, 115), [114, 103, 100, 109, *range(100, 115)])
+    mixed = interleaved(range(100, 115), [114, 103, 100, 109, *range(100, 115)], FIRST)
     assert list(mixed) == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
+
+
+@pytest.mark.parametrize("earlier", range(FIRST))
+def test_none_of_the_first_tasks_is_random(earlier: int) -> None:
+    mixed = list(interleaved(range(100, 150), range(149, 99, -1), earlier))
+    random = FIRST + EVERY - 1 - earlier
+    assert mixed[: random + 2] == [*range(100, 100 + random), 149, 100 + random]
 
 
 @pytest.mark.parametrize("earlier", range(5))
@@ -75,9 +82,9 @@ def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path
             left = [task for task in doubted if task not in known]
             following = in_random_order(uid, left)
             keep_next(tmp_path, following)
-            labeled += islice(interleaved(left, following), 30)
+            labeled += islice(interleaved(left, following, len(labeled)), 30)
         sample = random_sample(tmp_path, uid, labeled)
-        assert len(sample) >= len(labeled) / EVERY
+        assert len(sample) >= (len(labeled) - FIRST) / EVERY
         truth = np.mean(list(right.values()))
         errors.append(np.mean([right[task] for task in sample]) - truth)
         errors_of_all_labels.append(np.mean([right[task] for task in labeled]) - truth)
