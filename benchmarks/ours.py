@@ -1,5 +1,6 @@
 """Our server as users run it: the development server, or production with Redis, uWSGI and workers."""
 
+import compileall
 import os
 import sys
 import time
@@ -17,6 +18,8 @@ from testing.process import Process, ServerError, answers, free_port
 from testing.production import Production, Redis, Server
 from testing.waiting import wait_for
 
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("my_backend", "image_classifier", "label_studio_format", "safe_http")
 WAIT_SECONDS = 600
 POLL_SECONDS = 0.01
 TRAINING_POLL_SECONDS = 0.1  # polling takes time from the measurement
@@ -104,7 +107,10 @@ def development(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Our
     folder.mkdir(parents=True)
     port = free_port()
     own = {"PORT": str(port), "MODEL_DIR": str(folder / "models"), "CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, str(Path(__file__).parents[1] / "my_backend" / "_wsgi.py")]
+    command = [sys.executable, str(REPOSITORY / "my_backend" / "_wsgi.py")]
+    # As after the first start, even if the environment keeps Python from writing bytecode.
+    for package in PACKAGES:
+        compileall.compile_dir(REPOSITORY / package, quiet=1)
     begun = time.perf_counter()
     with Process(command, env=os.environ | own | environment, folder=folder, log=folder / "server.log") as process:
         url = f"http://127.0.0.1:{port}"
