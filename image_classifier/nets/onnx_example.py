@@ -45,7 +45,9 @@ def read(path: str, resize_size: int, crop_size: int, interpolation: str) -> Any
     file.draft(None, (int(file.width * scale), int(file.height * scale)))
     image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8 instead of scaling them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels = np.asarray(image)
+        bits = next(bits for bits in (8, 12, 16) if pixels.max() < 1 << bits)  # many cameras have only 12
+        image = Image.fromarray((pixels >> bits - 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -148,6 +148,39 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
     assert grey(encode(Image.fromarray(pixels), kind)) == [[0, 0, 1], [128, 254, 255]]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ([[0, 2048, 4095]], [[0, 128, 255]]),  # a camera or a scanner with 12 bits
+        ([[0, 2048, 4096]], [[0, 8, 16]]),
+        ([[0, 128, 255]], [[0, 128, 255]]),
+        ([[0, 128, 256]], [[0, 8, 16]]),
+        ([[0, 0, 0]], [[0, 0, 0]]),
+    ],
+    ids=["12 bits", "16 bits", "8 bits", "12 bits, dark", "black"],
+)
+def test_sixteen_bits_with_fewer_significant_ones_are_not_black(
+    pixels: list[list[int]], expected: list[list[int]], kind: str
+) -> None:
+    assert grey(encode(Image.fromarray(np.array(pixels, np.uint16)), kind)) == expected
+
+
+def test_significant_bits_are_those_of_the_whole_image() -> None:
+    pixels = np.full((2, 3000), 100, np.uint16)
+    pixels[1, 2999] = 4095
+    wide = grey(encode(Image.fromarray(pixels), "PNG"))
+    assert (wide[0][0], wide[1][2999]) == (6, 255)
+
+
+def test_twelve_bits_of_a_tiff_are_scaled_to_eight() -> None:
+    packed = bytes([0x00, 0x08, 0x00, 0xFF, 0xFF, 0x00])  # 0, 2048, 4095, 3840
+    fields = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    head = b"II" + struct.pack("<HI", 42, 8 + len(packed))
+    assert grey(head + packed + struct.pack("<H", len(fields)) + entries + bytes(4)) == [[0, 128, 255, 240]]
+
+
 def test_sixteen_bits_of_each_color_are_scaled_to_eight() -> None:
     rows = b"".join(b"\0" + struct.pack(">6H", *row) for row in ([65535, 0, 256, 0, 65535, 32768], [0] * 6))
     assert np.asarray(open_image(png(2, 2, rows, depth=16, color=2)))[0].tolist() == [[255, 0, 1], [0, 255, 128]]
