@@ -29,7 +29,8 @@ with suppress(ImportError):
     pillow_heif.register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
 
-_NAMES = {"AVIF": "AVIF", "HEIC": "HEIF"}  # Pillow's names of formats that `kind_of` also finds in damaged files
+# Pillow's names of formats that `kind_of` also finds in files that are damaged or that Pillow can't read
+_NAMES = {"AVIF": "AVIF", "HEIC": "HEIF", "TIFF": "TIFF"}
 
 MAX_PIXELS = 178_956_970  # default: Pillow's limit, above which an image counts as a decompression bomb
 # Default for all images that a process decodes at the same time: a server with its network then stays below the 3 GiB

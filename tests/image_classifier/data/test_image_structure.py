@@ -207,6 +207,16 @@ def test_large_bitmap_of_run_lengths_is_refused() -> None:
         open_image(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + bytes(1024) + b"\0\1")
 
 
+# A sound TIFF file with one pixel of five channels, which Pillow can't read
+FIVE_CHANNELS = (
+    b"MM\0*" + struct.pack(">I5B3xH", 16, 1, 2, 3, 4, 5, 7)
+    + b"".join(
+        struct.pack(">HHIHH", tag, 3, 1, value, 0)
+        for tag, value in {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 5}.items()
+    )
+    + bytes(4)
+)  # fmt: skip
+
 # --- what is named ------------------------------------------------------------------
 
 
@@ -230,9 +240,10 @@ def test_large_bitmap_of_run_lengths_is_refused() -> None:
         (b"FUJIFILMCCD-RAW 0201", r"RAW \(RAF\) is not supported"),
         (b"\0\0\0\x20ftypisom\0\0\2\0", "video .* is not supported"),
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "RAW .CR2. is not supported"),
+        (FIVE_CHANNELS, "the TIFF file can't be read; it may be damaged: save the image as JPEG or PNG"),
     ],
     # Names, as the bytes of a PDF contain the second in which it was made: each worker would have another test.
-    ids=["HEIC", "AVIF", "SVG", "SVG as XML", "JXL", "JXL stream", "JPEG 2000", "PDF", "CR3", "RAF", "video", "CR2"],
+    ids=["HEIC", "AVIF", "SVG", "SVG as XML", "JXL", "JXL stream", "JP2", "PDF", "CR3", "RAF", "video", "CR2", "TIFF"],
 )
 def test_what_is_not_read_is_named_and_perhaps_sound(data: bytes, said: str) -> None:
     with pytest.raises(PerhapsSound, match=said):
