@@ -138,7 +138,8 @@ def learn_head(
     these the probabilities are calibrated too. Cross-validation also shows what accuracy to expect on new images, now
     and with more labels. Labels that nobody has looked at don't count in the metrics, and only the served head learns
     them. The mistakes are looked for among all images, each evaluated by a head fitted without it. The forecast
-    of an `earlier` version stays until there are a fifth more labels, so that a correction needn't wait for a new one.
+    of an `earlier` version stays until there are a fifth more labels, so that a correction needn't wait for a new one,
+    unless the network is another one or the accuracy has clearly changed.
 
     A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels
     than those of heads that haven't seen the images.
@@ -189,7 +190,7 @@ def learn_head(
             right = hits(logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
             evaluated = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
-            if still := _forecast_of(earlier, classes, len(right), is_of_sample=drawn is not None):
+            if still := _forecast_of(earlier, backbone, classes, len(right), figures, is_of_sample=drawn is not None):
                 figures["forecast"] = still
             elif expected := forecast_accuracy(*evaluated, thresholds, scales, None if drawn is None else drawn[seen]):
                 figures["forecast"] = expected.record()
@@ -221,10 +222,23 @@ def _with_figures(
     return replace(guess, record=record, mistakes=mistakes)
 
 
-def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: int, *, is_of_sample: bool) -> Any:
-    """The version's forecast if it still holds for this number of labels; None if there is none."""
-    found = earlier.record.get("figures", {}).get("forecast") if earlier and earlier.classes == classes else None
+def _forecast_of(
+    earlier: Classifier | None,
+    backbone: Backbone,
+    classes: tuple[str, ...],
+    labels: int,
+    figures: dict[str, Any],
+    *,
+    is_of_sample: bool,
+) -> Any:
+    """The earlier version's forecast if it still holds for this number of labels and these figures; else None."""
+    if earlier is None or earlier.classes != classes or earlier.backbone.original != backbone.original:
+        return None
+    found = earlier.record.get("figures", {}).get("forecast")
     if not found or found.get("random_sample", False) != is_of_sample:
+        return None
+    # Otherwise, labels have been corrected, for example.
+    if not figures["accuracy_low"] <= found["now"] <= figures["accuracy_high"]:
         return None
     return found if found["labels"] <= labels < FORECAST_AGAIN * found["labels"] else None
 

@@ -130,6 +130,22 @@ def test_forecast_stays_until_a_fifth_more_labels_or_other_classes(
     assert labels(learn(samples[:71], *reversed(names), earlier=first)) == 71
 
 
+def test_forecast_is_made_again_for_another_network_and_after_labels_were_corrected(backbone: Backbone) -> None:
+    def forecast(network: Backbone, embedded: Embedded, earlier: Classifier) -> dict[str, Any]:
+        found: dict[str, Any] = learn_head(network, embedded, ("a", "b", "c"), QUICK, silent, earlier).record["figures"]
+        assert found["accuracy_low"] <= found["forecast"]["now"] <= found["accuracy_high"]
+        return found["forecast"]
+
+    right = around("abc" * 30)
+    wrong = [replace(one, label="a") if number % 4 == 1 else one for number, one in enumerate(right.samples)]
+    first = learn(backbone, replace(right, samples=wrong))
+    kept = first.record["figures"]["forecast"]
+    assert forecast(backbone, replace(right, samples=wrong), first) is kept
+    assert forecast(backbone, right, first)["now"] > kept["now"] + 0.1
+    other = replace(backbone, fingerprint="0" * 32)
+    assert forecast(other, replace(right, samples=wrong), first) is not kept
+
+
 def test_images_that_somebody_chose_for_it_judge(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
