@@ -275,7 +275,12 @@ class TrainingJob:
             kind=running.job.kind,
             attempt=running.job.futile,
             given=given,
-            random_sample=random_sample(folder, project.uid, chain.from_iterable(one.tasks for one in summaries)),
+            random_sample=random_sample(
+                folder,
+                project.uid,
+                chain.from_iterable(one.tasks for one in summaries),
+                chain.from_iterable(one.unseen for one in summaries),
+            ),
             progress=progress,
             publish=publish,
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from label_studio_format.annotations import annotations_of
+from label_studio_format.annotations import annotations_of, source_of
 from label_studio_format.labeling_config import ImageChoices
 from label_studio_format.labeling_history import HistoryOfTasks, Made
 from my_backend import files
@@ -30,11 +30,13 @@ Json = dict[str, Any]
 class PageSummary:
     """The number of tasks of a page, their ids and those of their annotations, and a digest of the annotations.
 
-    `made` says how they were made, by the name of the tag that is learned.
+    `unseen` has the ids of the tasks whose annotations are all predictions that nobody has looked at. `made` says how
+    the annotations were made, by the name of the tag that is learned.
     """
 
     count: int
     tasks: list[int]
+    unseen: list[int]
     annotations: list[int]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     made: dict[str, Made] = field(default_factory=dict)
@@ -97,9 +99,15 @@ def _summary(tasks: list[Json]) -> PageSummary:
     return PageSummary(
         len(tasks),
         _numbers(task.get("id") for task in tasks),
+        _numbers(task.get("id") for task in tasks if _is_unseen(task)),
         _numbers(annotation.get("id") for task in tasks for annotation in annotations_of(task)),
         f"{sum(digests) % _MODULUS:064x}",
     )
+
+
+def _is_unseen(task: Json) -> bool:
+    submitted = [annotation for annotation in annotations_of(task) if not annotation.get("was_cancelled")]
+    return bool(submitted) and all(source_of(annotation) == "unseen" for annotation in submitted)
 
 
 def _numbers(ids: Iterable[Any]) -> list[int]:

@@ -49,19 +49,21 @@ def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
     files.write_json(folder / NEXT_FILE, list(unlabeled[:NEXT]))
 
 
-def random_sample(folder: Path, project: str, labeled: Iterable[int]) -> frozenset[int]:
-    """The labeled tasks that are a random sample: those before the first unlabeled task in the random order.
+def random_sample(folder: Path, project: str, labeled: Iterable[int], unseen: Iterable[int]) -> frozenset[int]:
+    """The labeled tasks that are a random sample: those before the first one in the random order without a label.
 
-    Empty if the order isn't used, or if no unlabeled task is left.
+    Labels of tasks that nobody has looked at (`unseen`) don't count: no model is evaluated on them, and the remaining
+    labels are then of harder images. Empty if the order isn't used, or if all tasks have labels that count.
     """
     kept = files.read_record(folder / NEXT_FILE, _NEXT)
-    if not kept:
+    if kept is None:
         return frozenset()
     known = frozenset(labeled)
     first = next((task for task in kept if task not in known), kept[-1] if len(kept) == NEXT else None)
-    if first is None:
+    missing = [*unseen, *([] if first is None else [first])]
+    if not missing:
         return frozenset()
-    end = _place(project, first)
+    end = min(_place(project, task) for task in missing)
     return frozenset(task for task in known if _place(project, task) < end)
 
 

@@ -124,8 +124,8 @@ def test_every_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -
     for place in (0, 5, 10):
         assert order[place] == next(task for task in random if task not in order[:place])
     assert sorted(order) == list(range(1, 12))
-    assert random_sample(tmp_path, PROJECT, random[:3]) == set(random[:3])
-    assert random_sample(tmp_path, PROJECT, random[1:]) == set()
+    assert random_sample(tmp_path, PROJECT, random[:3], []) == set(random[:3])
+    assert random_sample(tmp_path, PROJECT, random[1:], []) == set()
 
 
 @pytest.mark.parametrize("orders", [True, False])

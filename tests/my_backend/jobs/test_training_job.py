@@ -739,9 +739,17 @@ def test_model_is_told_which_tasks_are_a_random_sample(
     keep_next(connected.backend.projects.folder(PROJECT), [order[3], *order[6:]])
     connected.ended(start(connected))
 
-    first, second = script.calls("fit")
+    unseen = {"lead_time": None, "parent_prediction": 8}
+    label_studio.annotated = [
+        {**task, "annotations": [{**task["annotations"][0], **(unseen if task["id"] == order[1] else {})}]}
+        for task in label_studio.annotated
+    ]
+    connected.ended(start(connected))
+
+    first, second, third = script.calls("fit")
     assert first["at_random"] == []
     assert second["at_random"] == sorted(order[:3])
+    assert third["at_random"] == [order[0]]
 
 
 # --- a training that is repeated ------------------------------------------------------------

@@ -38,6 +38,20 @@ def test_summary_tells_of_a_page_what_its_tasks_tell(tmp_path: Path) -> None:
     assert summary.made["animal"].from_scratch == [2.5] * 19
 
 
+def test_summary_names_tasks_that_nobody_has_looked_at(tmp_path: Path) -> None:
+    unseen = {"parent_prediction": 7, "lead_time": None}
+    annotations = [
+        [],
+        [unseen],
+        [unseen, {"lead_time": 2.5}],
+        [unseen, {"was_cancelled": True, "lead_time": 2.5}],
+        [{"was_cancelled": True, **unseen}],
+        [{"lead_time": 2.5}],
+    ]
+    (page,) = PackedTasks({"id": number, "annotations": each} for number, each in enumerate(annotations)).pages
+    assert PageSummaries(tmp_path).of(page).unseen == [1, 3]
+
+
 def test_digest_depends_on_annotations_but_not_on_pages_or_order(tmp_path: Path) -> None:
     summaries = PageSummaries(tmp_path)
     whole = digest(summaries, TASKS)

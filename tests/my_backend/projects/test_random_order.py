@@ -47,27 +47,27 @@ def test_no_task_is_lost_or_doubled(count: int) -> None:
 def test_sample_ends_before_the_first_unlabeled_task(tmp_path: Path) -> None:
     order = in_random_order(UID, TASKS)
     keep_next(tmp_path, [*order[10:30], *order[40:]])
-    assert random_sample(tmp_path, UID, order[:10] + order[30:40]) == set(order[:10])
+    assert random_sample(tmp_path, UID, order[:10] + order[30:40], []) == set(order[:10])
     labeled = order[:25] + order[30:40] + order[900:]
-    assert random_sample(tmp_path, UID, labeled) == set(order[:25])
-    assert random_sample(tmp_path, UID, order[:10] + order[11:]) == set(order[:10])
+    assert random_sample(tmp_path, UID, labeled, []) == set(order[:25])
+    assert random_sample(tmp_path, UID, order[:10] + order[11:], []) == set(order[:10])
 
 
 def test_there_is_no_sample_without_the_order_or_without_an_unlabeled_task(tmp_path: Path) -> None:
-    assert random_sample(tmp_path, UID, TASKS) == set()
+    assert random_sample(tmp_path, UID, TASKS, []) == set()
     keep_next(tmp_path, [])
-    assert random_sample(tmp_path, UID, TASKS) == set()
+    assert random_sample(tmp_path, UID, TASKS, []) == set()
     keep_next(tmp_path, in_random_order(UID, TASKS[-7:]))
-    assert random_sample(tmp_path, UID, TASKS) == set()  # then the accuracy on all labels says it
+    assert random_sample(tmp_path, UID, TASKS, []) == set()  # then the accuracy on all labels says it
     (tmp_path / "random_order.json").write_text("{")
-    assert random_sample(tmp_path, UID, TASKS) == set()
+    assert random_sample(tmp_path, UID, TASKS, []) == set()
 
 
 def test_sample_ends_where_the_kept_tasks_end(tmp_path: Path) -> None:
     """The next ones may be unlabeled."""
     order = in_random_order(UID, TASKS)
     keep_next(tmp_path, order)
-    assert random_sample(tmp_path, UID, TASKS) == set(order[: NEXT - 1])
+    assert random_sample(tmp_path, UID, TASKS, []) == set(order[: NEXT - 1])
 
 
 def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path: Path) -> None:
@@ -83,10 +83,30 @@ def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path
             following = in_random_order(uid, left)
             keep_next(tmp_path, following)
             labeled += islice(interleaved(left, following, len(labeled)), 30)
-        sample = random_sample(tmp_path, uid, labeled)
+        sample = random_sample(tmp_path, uid, labeled, [])
         assert len(sample) >= (len(labeled) - FIRST) / EVERY
         truth = np.mean(list(right.values()))
         errors.append(np.mean([right[task] for task in sample]) - truth)
         errors_of_all_labels.append(np.mean([right[task] for task in labeled]) - truth)
     assert abs(np.mean(errors)) < 0.02
     assert np.mean(errors_of_all_labels) < -0.1
+
+
+@pytest.mark.parametrize("left", [200, 20, 0])
+def test_sample_shows_accuracy_on_all_tasks_after_sure_ones_were_accepted_unseen(tmp_path: Path, left: int) -> None:
+    errors = []
+    for project in range(60):
+        uid, random = f"{project}.1", np.random.default_rng(project)
+        sure = dict(zip(TASKS, np.where(random.random(len(TASKS)) < 0.7, 0.99, 0.6).tolist(), strict=True))
+        right = {task: random.random() < sure[task] for task in TASKS}
+        order = in_random_order(uid, TASKS)
+        accepted = set(sorted(order[150:], key=sure.__getitem__, reverse=True)[:550])
+        by_people = [*order[:150], *(task for task in order[150:] if task not in accepted)]
+        by_people = by_people[: len(by_people) - left]
+        keep_next(tmp_path, [task for task in order if task not in accepted | set(by_people)])
+        sample = random_sample(tmp_path, uid, {*by_people, *accepted}, accepted)
+        assert len(sample) >= 150
+        assert not sample & accepted
+        truth = np.mean(list(right.values()))
+        errors.append(np.mean([right[task] for task in sample]) - truth)
+    assert abs(np.mean(errors)) < 0.01

@@ -150,9 +150,9 @@ def test_every_fifth_image_is_random_and_the_next_training_knows_it(
     assert all(len(set(tasks)) == 12 for tasks in found)
 
     kept = client.backend.projects.folder(PROJECT)
-    assert eventually(lambda: random_sample(kept, PROJECT, labeled) == sample)
-    assert random_sample(kept, PROJECT, [*labeled, following[1]]) == sample
-    assert random_sample(kept, PROJECT, [*labeled, following[0]]) == {*sample, following[0]}
+    assert eventually(lambda: random_sample(kept, PROJECT, labeled, []) == sample)
+    assert random_sample(kept, PROJECT, [*labeled, following[1]], []) == sample
+    assert random_sample(kept, PROJECT, [*labeled, following[0]], []) == {*sample, following[0]}
 
 
 def test_images_are_shown_while_the_random_order_is_not_known(
