@@ -84,23 +84,32 @@ def source_of(annotation: Json) -> Source:
     """Who has looked at the image, according to what Label Studio 1.23 stores.
 
     *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
-    imported or created over the API without a prediction counts as a person's.
+    imported or created over the API counts as a person's, unless it was copied from a prediction.
     """
     notes = notes_of(annotation)
     if any(note.startswith(GROUP_MARK) for note in notes):
         return "group"
     if any(note.startswith(SINGLE_MARK) for note in notes):
         return "person"
-    # The prediction of a marked annotation has been deleted.
+    # Label Studio forgets the prediction once it is deleted, or if the annotation is imported into another project.
+    copied = annotation.get("parent_prediction") is not None or any(map(_is_copied, _regions(annotation)))
     marked = any(note.startswith(ACCEPTED_MARK) for note in notes)
-    accepted = (marked or annotation.get("parent_prediction") is not None) and annotation.get("lead_time") is None
+    accepted = (marked or copied) and annotation.get("lead_time") is None
     return "unseen" if accepted or annotation.get("bulk_created") else "person"
+
+
+def _is_copied(region: Json) -> bool:
+    """Whether a region is as a prediction has it: with a score, but without the origin that the editor adds."""
+    return region.get("score") is not None and region.get("origin") is None
 
 
 def notes_of(annotation: Json) -> list[str]:
     """The notes of an annotation's regions."""
-    regions = [region for region in _list(annotation.get("result")) if isinstance(region, dict)]
-    return [note for region in regions for note in _notes(region)]
+    return [note for region in _regions(annotation) for note in _notes(region)]
+
+
+def _regions(annotation: Json) -> list[Json]:
+    return [region for region in _list(annotation.get("result")) if isinstance(region, dict)]
 
 
 def _notes(region: Json) -> list[str]:
@@ -117,8 +126,8 @@ def annotations_of(task: Json) -> list[Json]:
 
 def choices_regions(annotation: Json) -> Iterator[tuple[str, list[Any]]]:
     """Yields the name of each Choices or Taxonomy tag in the result with the selected choices, as spelled there."""
-    for region in _list(annotation.get("result")):
-        if not isinstance(region, dict) or region.get("type") not in RESULT_TYPES.values():
+    for region in _regions(annotation):
+        if region.get("type") not in RESULT_TYPES.values():
             continue
         if isinstance(name := region.get("from_name"), str):
             yield name, selected_in(region)

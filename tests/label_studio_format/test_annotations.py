@@ -105,6 +105,8 @@ OPENED_AND_SUBMITTED = {
     "parent_prediction": 3,
     "result": [{**REGION, "id": "6Nl-Fnqshw", "origin": "prediction", "score": 0.9}],
 }
+# Its prediction has been deleted, or it was imported into another project.
+COPIED = {**CREATED_FROM_PREDICTION, "parent_prediction": None, "result": [{**REGION, "score": 0.9}]}
 IMPORTED = {**FROM_SCRATCH, "lead_time": None, "ground_truth": True}
 BULK = {**FROM_SCRATCH, "lead_time": None, "bulk_created": True}
 ACCEPTED = {"result": [{**REGION, "meta": {"text": [f"{ACCEPTED_MARK} r1"]}}], "lead_time": None}
@@ -119,6 +121,9 @@ IN_A_GROUP = {**BULK, "result": [{**REGION, "meta": {"text": ["a note", f"{GROUP
         (IMPORTED, "person"),
         ({**FROM_SCRATCH, "lead_time": None}, "person"),  # created over the API
         (CREATED_FROM_PREDICTION, "unseen"),
+        (COPIED, "unseen"),
+        ({**COPIED, "lead_time": 2.5}, "person"),
+        ({**OPENED_AND_SUBMITTED, "parent_prediction": None, "lead_time": None}, "person"),  # imported
         (BULK, "unseen"),
         ({**CREATED_FROM_PREDICTION, "ground_truth": True}, "unseen"),
         (IN_A_GROUP, "group"),
