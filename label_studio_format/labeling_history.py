@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from label_studio_format.annotations import (
+    ACCEPTED_MARK,
     GROUP_MARK,
     SINGLE_MARK,
     annotations_of,
@@ -144,9 +145,11 @@ def _way(annotation: Json, tag: ImageChoices) -> Way | None:
     """How the annotation was made; None if it was skipped or imported."""
     if annotation.get("was_cancelled"):
         return None
-    if any(note.startswith((GROUP_MARK, SINGLE_MARK)) for note in notes_of(annotation)):
+    notes = notes_of(annotation)
+    if any(note.startswith((GROUP_MARK, SINGLE_MARK)) for note in notes):
         return "pages"
-    if source_of(annotation) == "unseen":
+    # Also if somebody has opened and saved it since: to check a label takes less time than to choose one.
+    if source_of(annotation) == "unseen" or any(note.startswith(ACCEPTED_MARK) for note in notes):
         return "unseen"
     if annotation.get("lead_time") is None:
         return None

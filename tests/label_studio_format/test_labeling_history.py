@@ -54,6 +54,7 @@ def history_of(annotations: Sequence[Any], tag: ImageChoices | None = TAG) -> La
         (made(region(note=f"{SINGLE_MARK} r1"), seconds=None), "pages"),
         (made(region("prediction"), parent_prediction=7, seconds=None), "unseen"),
         (made(region(note=f"{ACCEPTED_MARK} r1"), seconds=None), "unseen"),
+        (made(region(note=f"{ACCEPTED_MARK} r1")), "unseen"),  # someone has checked and saved it since
     ],
 )
 def test_each_annotation_counts_by_how_it_was_made(annotation: dict[str, Any], way: str) -> None:
@@ -119,6 +120,7 @@ def test_medians_are_of_images_that_people_opened_and_of_enough_of_them() -> Non
     opened = [made(region("prediction"), parent_prediction=1, seconds=seconds) for seconds in (1, 1, 1.5, 2, 90_000)]
     scratch = [made(region(), seconds=seconds) for seconds in (3.0, 4.0, 5.0, 6.0)]
     bulk = [made(region("prediction"), parent_prediction=1, seconds=None)] * 10
+    bulk += [made(region(note=f"{ACCEPTED_MARK} r1"), seconds=0.5)] * 10  # checked since
 
     few = history_of([*opened, *scratch, *bulk])
     enough = history_of([*opened, *scratch, made(region(), seconds=3.5)])
