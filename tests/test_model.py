@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import math
 import os
 import re
@@ -1508,21 +1509,23 @@ def test_all_layers_train_with_enough_labels_or_on_request_better_one_wins(
 
 
 def test_failed_trial_ends_the_training_with_the_head(
-    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setenv("TRAIN_MODE", "full")
     asked: list[int] = []
 
-    def pays(lane: object, start: object, samples: Sequence[Sample], *rest: object) -> bool:
+    def refuse(lane: object, start: object, samples: Sequence[Sample], *rest: object) -> None:
         asked.append(len(samples))
-        return False
+        raise all_layers_module.NotBetter("the trial was no better")
 
-    monkeypatch.setattr(all_layers_module, "pays", pays)
+    monkeypatch.setattr(all_layers_module, "try_all_layers", refuse)
     monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
     assert asked == [12]
+    assert "the trial was no better" in caplog.text
     assert all_layers_epochs(records) == []
     assert published == [output]
     assert weights(output)["origin"] == "random"
