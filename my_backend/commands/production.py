@@ -145,7 +145,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
         raise _not_installed("supervisor")
     command = [sys.executable, "-m", "my_backend.commands.supervised", "-c", str(HERE / "supervisord.conf")]
     _append_to_output()
-    collect_output(settings, "supervisor")
+    collect_output(settings, "supervisor", always=not _can_open_output())
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
 
 
@@ -162,6 +162,18 @@ def _append_to_output() -> None:
     """Makes all output go to the end of its file, if it is one, which supervisor opens again for other processes."""
     for output in (1, 2):
         fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
+
+
+def _can_open_output() -> bool:
+    """Whether supervisor can open the output for other processes.
+
+    It can't if the output is a socket, as with systemd and SSH, or belongs to another user, as after `su`.
+    """
+    try:
+        os.close(os.open("/dev/fd/1", os.O_WRONLY | os.O_APPEND))
+    except OSError:
+        return False
+    return True
 
 
 def _longest_queue() -> int:

@@ -1,9 +1,11 @@
 """Production mode with settings that the model class refuses, or without a model class."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 import redis as redis_py
@@ -27,23 +29,28 @@ UNKNOWN = ("MODEL_CLASS", "no_such_module:Model", "can't load MODEL_CLASS=no_suc
 
 def run(command: str, folder: Path, **settings: str) -> tuple[int, str]:
     """Its exit status, and its output."""
-    inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
-    own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "MODEL_DIR": str(folder / "models")}
     with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "my_backend", command],
-            env={**inherited, **own, "CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT), **settings},
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            status = process.wait(START_SECONDS)
-        finally:
-            process.terminate()  # only the first process, which then ends the others
-            process.wait()
+        status = run_into(log, command, folder, **settings)
         log.seek(0)
         return status, log.read()
+
+
+def run_into(output: IO[str] | socket.socket, command: str, folder: Path, **settings: str) -> int:
+    """Its exit status."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+    own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "MODEL_DIR": str(folder / "models")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "my_backend", command],
+        env={**inherited, **own, "CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT), **settings},
+        cwd=folder,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        return process.wait(START_SECONDS)
+    finally:
+        process.terminate()  # only the first process, which then ends the others
+        process.wait()
 
 
 @pytest.mark.parametrize(("name", "value", "reason"), [INVALID, UNKNOWN])
@@ -63,6 +70,18 @@ def test_all_processes_end_if_the_server_cannot_start(tmp_path: Path, name: str,
     assert status == 1, log
     assert log.splitlines()[-1].startswith(START + reason), log
     assert "stopped: redis" in log
+
+
+def test_output_may_be_a_socket_as_with_systemd(tmp_path: Path) -> None:
+    name, value, reason = INVALID
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        run_into(theirs, "production", tmp_path, **{name: value})
+        theirs.close()
+        log = ours.makefile().read()  # until the last process has ended
+
+    assert "spawned: 'server'" in log
+    assert log.splitlines()[-1].startswith(START + reason), log
 
 
 def test_server_that_is_killed_is_started_again(tmp_path: Path) -> None:

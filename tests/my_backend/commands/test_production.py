@@ -50,7 +50,7 @@ def test_a_redis_that_runs_elsewhere_needs_no_server_here(monkeypatch: pytest.Mo
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379")
     begun: list[dict[str, Any]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     CliRunner().invoke(app, ["production"], catch_exceptions=False)
 
@@ -79,7 +79,7 @@ def test_socket_of_redis_is_in_a_folder_that_nobody_else_may_enter(
     monkeypatch.setenv("MODEL_DIR", str(folder.parent))
     begun: list[dict[str, Any]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     CliRunner().invoke(app, ["production"], catch_exceptions=False)
 
@@ -95,7 +95,7 @@ def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
     begun: list[list[str]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(arguments))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
 
@@ -131,7 +131,7 @@ def test_uwsgi_keeps_little_freed_memory_unless_told_otherwise(
         monkeypatch.setenv("MALLOC_ARENA_MAX", own)
     begun: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
@@ -144,7 +144,7 @@ def test_folder_for_temporary_files_is_used_if_its_path_is_short(monkeypatch: py
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setattr(os, "execve", lambda command, arguments, environment: None)
-        monkeypatch.setattr(production, "collect_output", lambda *_: None)
+        monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
         CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
 
@@ -166,7 +166,7 @@ def test_socket_of_redis_has_a_short_path_if_model_dir_has_a_long_one(
 ) -> None:
     begun: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     for model_dir in (long_model_dir, long_model_dir, long_model_dir.with_name("y" * 100)):
         monkeypatch.setenv("MODEL_DIR", str(model_dir))
@@ -185,7 +185,7 @@ def test_folder_for_the_socket_of_redis_that_is_a_link_is_refused(
 ) -> None:
     begun: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
     CliRunner().invoke(app, ["production"], catch_exceptions=False)
     folder = Path(begun[0]["REDIS_SOCKET"]).parent
     folder.rmdir()
@@ -230,7 +230,7 @@ def test_logs_of_a_clone_that_belongs_to_another_user_are_in_model_dir(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in others)  # root may write everywhere
     begun: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
-    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    monkeypatch.setattr(production, "collect_output", lambda *_, **__: None)
 
     CliRunner().invoke(app, ["production"], catch_exceptions=False)
 
