@@ -36,12 +36,22 @@ class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
 
 
 def main() -> None:
+    log = Path(os.environ["LOG_DIR"], "uwsgi.log")
+    before = _size(log)
     supervisord.Supervisor = Production
     supervisord.main()
     if Production.failed:
-        with suppress(OSError, IndexError):
-            print(_last_line(Path(os.environ["LOG_DIR"], "uwsgi.log")), file=sys.stderr)
+        if _size(log) != before:  # otherwise its last line is an earlier server's
+            with suppress(OSError, IndexError):
+                print(_last_line(log), file=sys.stderr)
         sys.exit(1)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _last_line(file: Path) -> str:
