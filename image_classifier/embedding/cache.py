@@ -19,6 +19,7 @@ Embedding = NDArray[np.float32]  # [960] for ResNet18
 
 MAX_ENTRIES = 2_000_000  # for ResNet18, at 4.2 KB each: lmdb stores each in its own page
 MAX_BYTES = 14 << 30  # reached first if embeddings are larger
+MOST_FOLDERS = 100  # as many containers can share a folder
 
 # No value spans adjacent pages: after values of other sizes, none might be free, and the map would count as full.
 _PIECE = 4080  # bytes; a page of 4096 with lmdb's header
@@ -38,14 +39,27 @@ class EmbeddingCache:
 
     Beyond `max_entries` or `max_bytes`, the oldest entries are removed. The folder must be on a local disk. The cache
     only saves time: a damaged file is replaced, and if the disk is full, nothing is added; both are logged.
+
+    lmdb tells processes apart by their ids, which several containers that share the folder can give twice. The second
+    process then uses the folder with `-2` after its name, and so on.
     """
 
     def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder, self._max_entries, self._max_bytes = folder, max_entries, max_bytes
+        self._max_entries, self._max_bytes = max_entries, max_bytes
         self._mending = threading.Lock()
         self._counting = threading.Lock()
         self.hits = self.misses = 0  # lookups in this process
+        for number in range(1, MOST_FOLDERS + 1):
+            try:
+                self._open_in(folder.with_name(f"{folder.name}-{number}") if number > 1 else folder)
+                break
+            except lmdb.LockError:  # a process in another container is using this folder with the same process id
+                if number == MOST_FOLDERS:
+                    raise
+
+    def _open_in(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
         try:
             self._open()
         except _DAMAGED as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from image_classifier.embedding.cache import MAX_BYTES, MAX_ENTRIES, Embedding, EmbeddingCache
+from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 
 NETWORK, OTHER_NETWORK = "ab" * 16, "cd" * 16
 
@@ -235,6 +236,23 @@ def damage(path: Path, how: str) -> None:
         for start in range(8192, len(data), 8192):
             data[start : start + 4096] = filling
     path.write_bytes(data)
+
+
+@needs_namespaces
+def test_containers_whose_processes_have_the_same_id_share_a_folder(tmp_path: Path) -> None:
+    arguments = [*UNSHARE, sys.executable, "-c", WRITER, str(tmp_path / "embeddings"), "0", "10"]
+    with contextlib.ExitStack() as ended:
+        writers = [
+            ended.enter_context(
+                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            )
+            for _ in range(3)
+        ]
+        opened = [writer.stdout.readline() for writer in writers if writer.stdout]  # before any of them ends
+        outputs = [writer.communicate(b"\n\n", timeout=60) for writer in writers]
+
+    assert opened == [b"open\n"] * 3, outputs
+    assert [output for output, _ in outputs] == [b"written\n10 0\n"] * 3, outputs
 
 
 @pytest.mark.parametrize("key", [b"\xff" * 8, b"\xff" * 9])
