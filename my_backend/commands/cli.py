@@ -23,12 +23,14 @@ from my_backend.diagnostics.doctor.server_checks import server_state
 from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.worker import is_worker_alive, work
+from my_backend.log.setup import collect_output
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.receiver import Receiver
 from my_backend.production_process import STOP_SECONDS, find_production
 from my_backend.serving.publishing import publish_model
 from my_backend.settings import read_settings
+from my_backend.storage import check_folders
 from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ def worker(
         raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs training jobs itself.")
     try:
         refuse_other_systems()
+        collect_output(settings, "worker", settings.log_file)
+        check_folders(settings)
         work(settings, (only,) if only else KINDS)
     except BackendError as error:
         raise SystemExit(str(error)) from None

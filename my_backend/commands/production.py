@@ -18,6 +18,7 @@ from my_backend.errors import BackendError
 from my_backend.log.setup import collect_output
 from my_backend.production_process import find_production
 from my_backend.settings import Settings
+from my_backend.storage import check_folders
 
 with suppress(ModuleNotFoundError):  # Windows
     import fcntl
@@ -126,6 +127,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
             "it with `python -m my_backend stop`, or set another MODEL_DIR"
         )
     listen(settings).close()
+    check_folders(settings)
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
     socket = _redis_socket(folder)

@@ -65,11 +65,10 @@ def _serve(settings: Settings) -> None:
 def application_for_uwsgi() -> Flask:
     """Returns the application for a uWSGI process with its threads running; they stop when the process ends.
 
-    If the model class can't be used, uWSGI ends: a server that is never ready would hide the reason.
+    If the model class or a folder can't be used, uWSGI ends: a server that is never ready would hide the reason.
     """
     settings = read_settings()
     set_up_logs(settings)
-    backend = Backend(settings)
 
     def give_up(why: str) -> None:
         if backend.serving.ready:  # existing versions are served, although no other can be trained
@@ -77,9 +76,14 @@ def application_for_uwsgi() -> Flask:
         note_refusal(why)
         leave(CANNOT_LOAD)
 
-    backend.serving.unusable = give_up
-    running = backend.running()
-    running.__enter__()
+    try:
+        backend = Backend(settings)
+        backend.serving.unusable = give_up
+        running = backend.running()
+        running.__enter__()
+    except BackendError as error:
+        note_refusal(str(error))
+        leave(CANNOT_LOAD)
 
     def end() -> None:
         running.__exit__(None, None, None)

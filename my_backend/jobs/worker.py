@@ -32,7 +32,7 @@ from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
-from my_backend.log.setup import collect_output, set_up_logs
+from my_backend.log.setup import set_up_logs
 from my_backend.projects.registry import Projects
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings, read_settings
@@ -204,7 +204,6 @@ def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
 
     Raises Conflict.
     """
-    collect_output(settings, "worker", settings.log_file)
     set_up_logs(settings)
     with claimed_model_dir(settings):  # forked job processes hold it, too
         _work(settings, kinds)

@@ -12,7 +12,9 @@ import redis as redis_py
 
 from benchmarks.soak.site import Site
 from my_backend.commands.production import CANNOT_LOAD
+from my_backend.jobs.store import claimed_model_dir
 from my_backend.production_process import find_production
+from my_backend.settings import Settings
 from testing.process import answers, free_port
 from testing.production import NOT_PASSED_ON, START_SECONDS, Redis
 from testing.waiting import eventually
@@ -61,6 +63,34 @@ def test_server_that_can_never_be_ready_ends_and_says_why_last(
 
     assert status == CANNOT_LOAD, log
     assert log.splitlines()[-1].startswith(START + reason), log
+
+
+def test_server_whose_folder_cannot_be_used_ends_and_says_why_last(redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    status, log = run("uwsgi", tmp_path, REDIS_URL=redis.url, CACHE_DIR=str(tmp_path / "file"))
+
+    reason = f"can't use CACHE_DIR={tmp_path / 'file'} (File exists): set it to a writable folder"
+    assert (status, log.splitlines()[-1]) == (CANNOT_LOAD, START + reason), log
+
+
+def test_server_whose_model_dir_is_in_use_ends_and_says_why_last(redis: Redis, tmp_path: Path) -> None:
+    model_dir = tmp_path / "models"
+    with claimed_model_dir(Settings(_env_file=None, redis_url="", model_dir=model_dir)):
+        status, log = run("uwsgi", tmp_path, REDIS_URL=redis.url)
+
+    reason = f"a server without REDIS_URL is using MODEL_DIR={model_dir}: stop it, or set another MODEL_DIR"
+    assert (status, log.splitlines()[-1]) == (CANNOT_LOAD, START + reason), log
+
+
+@pytest.mark.parametrize("command", ["worker", "production"])
+@pytest.mark.parametrize("name", ["MODEL_DIR", "CACHE_DIR"])
+def test_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, command: str, name: str) -> None:
+    (tmp_path / "file").touch()
+
+    done = run(command, tmp_path, REDIS_URL="redis://127.0.0.1:1", **{name: str(tmp_path / "file")})
+
+    assert done == (1, f"can't use {name}={tmp_path / 'file'} (File exists): set it to a writable folder\n")
 
 
 @pytest.mark.parametrize(("name", "value", "reason"), [INVALID, UNKNOWN])
