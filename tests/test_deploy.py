@@ -303,6 +303,7 @@ def test_liveness_probe_knows_the_password(tmp_path: Path, password: str) -> Non
     command = OURS["server"]["containers"][0]["livenessProbe"]["exec"]["command"]
     assert command[0] == "python"
     environment = {"PORT": str(server.port), "BASIC_AUTH_USER": "me" if password else "", "BASIC_AUTH_PASS": password}
+    environment |= {"PYTHONPATH": str(ROOT)}
 
     def probe(**changed: str) -> int:
         run = [sys.executable, *command[1:]]
@@ -311,6 +312,7 @@ def test_liveness_probe_knows_the_password(tmp_path: Path, password: str) -> Non
     try:
         assert probe() == 0
         if password:
+            assert probe(BASIC_AUTH_PASS=f"{password}\n") == 0, "as from a file, in a Secret"
             assert probe(BASIC_AUTH_PASS="wrong") == 1
     finally:
         server.shutdown()
