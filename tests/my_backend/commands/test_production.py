@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 from my_backend import production_process
 from my_backend.commands import cli, production
 from my_backend.commands.cli import app
+from my_backend.commands.port import listen
+from my_backend.errors import BackendError
+from my_backend.settings import Settings
 from testing.process import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -249,6 +252,18 @@ def test_port_in_use_is_one_clear_line_and_starts_nothing(
 
     line = f"can't listen on 127.0.0.1 port {port} (Address already in use): set a different HOST or PORT\n"
     assert (said.exit_code, said.output) == (1, line)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_all_addresses_of_ipv6_include_those_of_ipv4(port: int) -> None:
+    settings = Settings(_env_file=None, host="::", port=port)
+    with listen(settings), socket.create_connection(("127.0.0.1", port)):
+        pass
+    with (
+        socket.create_server(("0.0.0.0", port)),
+        pytest.raises(BackendError, match=rf"can't listen on :: port {port} \(Address already in use\)"),
+    ):
+        listen(settings)
 
 
 def test_port_in_use_is_an_event_of_the_log(tmp_path: Path, port: int) -> None:
