@@ -15,6 +15,15 @@ from tests.my_backend.conftest import MakeSettings
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_password_in_single_quotes_is_read_as_the_docs_promise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
+    (line,) = re.findall(r"`(BASIC_AUTH_PASS='.*')`", page)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"BASIC_AUTH_USER=me\n{line}\n")
+
+    assert read_settings().basic_auth == ("me", line.partition("=")[2].strip("'"))
+
+
 def test_field_is_the_environment_variable_in_capitals(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
