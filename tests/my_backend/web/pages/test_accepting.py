@@ -8,7 +8,9 @@ from typing import Any
 
 from my_backend.labeling.acceptance import AcceptanceStore
 from testing.fake_label_studio.server import FakeLabelStudio
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
+from tests.my_backend.fake_model import Script
 from tests.my_backend.web.api.test_accepting import (
     Start,
     ask,
@@ -101,6 +103,20 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     ask(client, "undo")
     reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
     assert f"{tasks} labels were removed." in page(client)
+
+
+def test_plan_that_is_being_prepared_can_be_discarded_on_the_page(client: Client, script: Script) -> None:
+    script.block("near_duplicates")
+    ask(client, "plan", percent=5)
+    assert eventually(lambda: script.calls("near_duplicates"))
+
+    ask(client, "undo", **buttons(page(client))["undo: Discard this plan"])
+
+    text = page(client)
+    assert state(client)["status"] == "undone"
+    assert "undo: Discard this plan" not in buttons(text)
+    assert "plan: At most 5% wrong" in buttons(text)
+    script.release()
 
 
 def test_page_is_sent_again_only_if_something_has_changed(client: Client, label_studio: FakeLabelStudio) -> None:
