@@ -195,6 +195,16 @@ class Settings(BaseSettings, FetchSettings):
             _check_address(value, ("http", "https"), "http://localhost:8080")
         return value.rstrip("/")
 
+    @field_validator("label_studio_url")
+    @classmethod
+    def _check_user_info(cls, value: str) -> str:
+        if "@" in urlsplit(value).netloc:
+            raise ValueError(
+                "contains a user name, which would be sent instead of the token: remove it and its password, and set "
+                "LABEL_STUDIO_API_KEY. If a proxy in front of Label Studio asks for them, use an address behind it"
+            )
+        return value
+
     @field_validator("model_dir", "cache_dir", "log_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
@@ -222,7 +232,7 @@ class Settings(BaseSettings, FetchSettings):
         if password:
             secrets.append(basic_authorization(self.basic_auth_user, password))
         notify_url = self.notify_url.get_secret_value()
-        for url in (self.redis, self.label_studio_url, self.https_proxy.get_secret_value(), notify_url):
+        for url in (self.redis, self.https_proxy.get_secret_value(), notify_url):
             if written := _password(url):
                 secrets += [written, unquote(written)]
         if notify_url:

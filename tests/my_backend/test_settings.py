@@ -279,6 +279,8 @@ def test_token_with_an_odd_character_is_refused_without_being_shown(
         ("REDIS_URL", "http://:word-0123@redis"),
         ("LABEL_STUDIO_URL", "studio:word-0123@host"),
         ("LABEL_STUDIO_URL", "http://me:wo/rd-0123@host"),
+        ("LABEL_STUDIO_URL", "http://me:word-0123@host"),
+        ("LABEL_STUDIO_URL", "https://word-0123@host:8080/label-studio"),
         ("REDIS_HOST", "redis://:word-0123@redis"),
         ("BASIC_AUTH_USER", "me:word-0123"),
     ],
@@ -291,6 +293,15 @@ def test_address_with_a_password_is_refused_without_being_shown(
     with pytest.raises(SystemExit, match=f"{name}: ") as ended:
         read_settings()
     assert "rd-0123" not in str(ended.value)
+
+
+def test_user_name_in_label_studio_url_is_refused_with_the_reason(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://me:word-0123@host")
+
+    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_URL: contains a user name, .* instead of the token: remove it"):
+        read_settings()
 
 
 @pytest.mark.parametrize(

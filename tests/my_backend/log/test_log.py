@@ -104,7 +104,7 @@ def test_secrets_of_the_settings(make_settings: MakeSettings) -> None:
         basic_auth_user="user",
         basic_auth_pass="password",
         redis_url="redis://:of%2Fredis@redis:6379/0",
-        label_studio_url="http://me:of-the-url@label-studio",
+        https_proxy="http://me:of-the-url@proxy:3128",
     )
 
     basic = base64.b64encode(b"user:password").decode()

@@ -74,7 +74,7 @@ def test_settings_are_shown_without_secrets(serve: Serve, monkeypatch: pytest.Mo
     monkeypatch.setattr(FakeModel, "settings", OwnSettings, raising=False)
     auth = basic("s3cret-user", "s3cret-pass")
     given = {
-        "label_studio_url": "http://someone:s3cret-url@127.0.0.1:1",
+        "https_proxy": "http://someone:s3cret-url@127.0.0.1:1",
         "label_studio_api_key": TOKEN,
         "basic_auth_user": "s3cret-user",
         "basic_auth_pass": "s3cret-pass",
