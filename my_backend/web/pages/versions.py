@@ -1,6 +1,7 @@
 """What the page shows of a project's versions: their metrics, and a comparison of two."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from my_backend.projects.versions import Version, Versions
 from my_backend.web.pages.curves import Curves, Points, curves_of, shown_number
 
 SHADES = 9
+MOST_CONFUSED = 25  # classes in the confusion matrix: of 300 classes, it would have 90,000 cells
 REMEMBERED = 2000  # versions; they never change
 MISTAKES_FILE_BYTES = 5_000_000
 # Labels that are less likely to be right are called likely mistakes. docs/project/learning.md has the measurement.
@@ -155,24 +157,45 @@ def _mistake(record: Any) -> Mistake | None:
 
 
 def confusion_rows(figures: Figures) -> list[tuple[str, list[Cell]]]:
-    """A row for each true class; none if the model has no square matrix of its classes."""
-    names = list(figures.per_class or {})
-    matrix = figures.confusion or []
-    if not names or len(matrix) != len(names) or any(len(row) != len(names) for row in matrix):
-        return []
+    """A row for each true class; none if the model has no square matrix of its classes.
+
+    Of many classes, only those that are confused most often have a row and a column.
+    """
+    names, matrix = _matrix(figures)
+    chosen = _most_confused(matrix)
     return [
         (
-            name,
-            [Cell(count, _shade(count, sum(row)), column == number, names[column]) for column, count in enumerate(row)],
+            names[row],
+            [
+                Cell(matrix[row][column], _shade(matrix[row][column], sum(matrix[row])), column == row, names[column])
+                for column in chosen
+            ],
         )
-        for number, (name, row) in enumerate(zip(names, matrix, strict=True))
+        for row in chosen
     ]
+
+
+def _matrix(figures: Figures) -> tuple[list[str], list[list[int]]]:
+    """The classes and the confusion matrix; empty if it isn't a square matrix of its classes."""
+    names, matrix = list(figures.per_class or {}), figures.confusion or []
+    is_square = len(matrix) == len(names) and all(len(row) == len(names) for row in matrix)
+    return (names, matrix) if is_square else ([], [])
+
+
+def _most_confused(matrix: Sequence[Sequence[int]]) -> list[int]:
+    """The numbers of all classes, or of those in the most frequent confusions if there are many, in their order."""
+    if len(matrix) <= MOST_CONFUSED:
+        return list(range(len(matrix)))
+    found = [(-count, row, column) for row, counts in enumerate(matrix) for column, count in enumerate(counts) if count]
+    confusions = sorted(one for one in found if one[1] != one[2])
+    ranked = [*(number for _, *pair in confusions for number in pair), *range(len(matrix))]
+    return sorted(list(dict.fromkeys(ranked))[:MOST_CONFUSED])
 
 
 def confused(figures: Figures, label: str, predicted: str) -> int | None:
     """How many images with this label the matrix counts under this prediction; None if it has no such cell."""
-    cells = dict(confusion_rows(figures)).get(label, [])
-    return next((cell.count for cell in cells if cell.predicted == predicted), None)
+    names, matrix = _matrix(figures)
+    return matrix[names.index(label)][names.index(predicted)] if {label, predicted} <= set(names) else None
 
 
 def _shade(count: int, total: int) -> int:

@@ -175,6 +175,29 @@ def test_page_says_why_a_cell_counts_more_or_fewer_images_than_are_shown(
     assert 'id="counted"' not in client.http.get(f"{HERE}/versions/{name}?label=Cat", headers=HTML).text
 
 
+def test_confusion_matrix_of_many_choices_shows_those_that_are_confused_most(client: Client, script: Script) -> None:
+    names = [f"choice {number:03}" for number in range(300)]
+    matrix = [[40 if row == column else 0 for column in range(300)] for row in range(300)]
+    for number in range(0, 60, 2):
+        matrix[299 - number][number] = 60 - number
+    figures = {"per_class": dict.fromkeys(names, PER_CLASS["Cat"]), "confusion": matrix}
+    script.set(output={"figures": figures})
+    name = client.train()
+
+    text = client.http.get(f"{HERE}/versions/{name}", headers=HTML).text
+
+    table = text.partition('class="confusion"')[2].partition("</table>")[0]
+    rows = re.findall(r'<tr><th scope="row"><bdi>([^<]*)', table)
+    assert rows == [*names[0:24:2], *names[275::2]], "twelve pairs, and one of the two choices of the thirteenth"
+    assert table.count("<td class") == 25 * 25
+    assert len(text) < 300_000
+    assert "Of 300 choices, these 25 are confused most often." in text
+    less = client.http.get(f"{HERE}/versions/{name}?label=choice 257&predicted=choice 042", headers=HTML).text
+    assert "The confusion matrix counts 18 images with this label and prediction" in less
+    [record] = client.post("/versions", {"project": PROJECT})["details"]
+    assert record["figures"]["confusion"] == matrix
+
+
 def test_points_of_charts_say_their_values() -> None:
     def said(chart: str) -> list[str]:
         return re.findall(r'<text[^>]*class="tip[^>]*>([^<]*)', chart)
