@@ -151,7 +151,7 @@ class Run:
         for page, total in self._stored.unlabeled(ORDERED_TASKS):  # noqa: B007  used below
             check()
             tasks += _bare(page)
-            predicted |= {one["id"] for one in page if self._version in (one.get("predictions_model_versions") or ())}
+            predicted |= {task["id"] for task in page if self._has_one(task)}
             size += sum(len(json.dumps(one["data"])) for one in page)
             if size > ORDERED_BYTES:
                 break

@@ -10,8 +10,8 @@ from my_backend.label_studio.client import LabelStudio
 
 # With SQLite, Label Studio answers 500 to pages of more than 995 tasks.
 PAGE_TASKS = 500
-POOL_FIELDS = "id,data,predictions_model_versions"  # others take Label Studio twice as long
-READ_SECONDS = 120.0  # with “evaluate_predictions_automatically”, it requests predictions before it answers
+POOL_FIELDS = "id,data,predictions,model_version"  # with all, Label Studio takes much longer
+READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
 
 Json = dict[str, Any]
 
@@ -29,8 +29,8 @@ class StoredPredictions:
     def unlabeled(self, most: int) -> Iterator[tuple[list[Json], int]]:
         """Pages of unlabeled tasks, each with the number of all of them.
 
-        A task has `id`, `data` and `predictions_model_versions`. If there are more than `most` tasks, a random choice
-        of pages.
+        A task has `id`, `data` and the versions of its `predictions`. If there are more than `most` tasks, a random
+        choice of pages.
         """
         total = int(self._page([], page_size=1).get("total") or 0)
         pages = range(1, -(-total // PAGE_TASKS) + 1)
@@ -46,7 +46,6 @@ class StoredPredictions:
         found = self._page(
             [{**_of(version), "operator": "not_contains"}],
             page=page,
-            fields="all",
             ordering=["tasks:predictions_score"],
         )
         return _tasks(found), page * PAGE_TASKS < int(found.get("total") or 0)
@@ -54,12 +53,12 @@ class StoredPredictions:
     def tasks_with_several(self, version: str) -> list[Json]:
         """A page of the unlabeled tasks that have a prediction of this version and at least one more."""
         several = {"filter": "filter:tasks:total_predictions", "operator": "greater", "type": "Number", "value": 1}
-        return _tasks(self._page([_of(version), several], fields="all"))
+        return _tasks(self._page([_of(version), several]))
 
     def tasks(self, ids: Sequence[int]) -> list[Json]:
         """The given tasks that still exist and are unlabeled, with their predictions and annotations."""
         chosen = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": list(ids)}
-        return _tasks(self._page([chosen], fields="all"))
+        return _tasks(self._page([chosen]))
 
     def add(self, task: int, prediction: Json) -> None:
         """Adds a prediction to the task's existing ones."""
@@ -78,8 +77,10 @@ class StoredPredictions:
     def _page(self, filters: list[Json], *, page: int = 1, page_size: int = PAGE_TASKS, **query: Any) -> Json:
         filters = [_UNLABELED, *filters]
         asked = {"filters": {"conjunction": "and", "items": filters}, "ordering": query.pop("ordering", [])}
-        # Image URLs as `/predict` gets them, not as a browser needs them.
-        more = "".join(f"&{name}={value}" for name, value in {**query, "resolve_uri": "false"}.items())
+        # Image URLs as `/predict` gets them, not as a browser needs them. With `review`, Label Studio doesn't first ask
+        # a model for missing predictions.
+        query |= {"fields": "all", "review": "true", "resolve_uri": "false"}
+        more = "".join(f"&{name}={value}" for name, value in query.items())
         path = f"/api/tasks/?project={self._project_id}&page={page}&page_size={page_size}{more}"
         found: Json = self._label_studio.call(
             "GET", f"{path}&query={quote(json.dumps(asked))}", read_seconds=READ_SECONDS

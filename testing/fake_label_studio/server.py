@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 
 from testing.fake_label_studio.labels import FakeLabels
-from testing.fake_label_studio.task_pages import asks_for_annotated, page_of
+from testing.fake_label_studio.task_pages import asks_for_annotated, only, page_of
 from testing.http_server import FakeServer, Reply, Seen, json_reply
 
 JWT_KEY = "a key that is long enough for its algorithm"
@@ -25,6 +25,7 @@ class FakeTasks:
         self.refused: set[int] = set()  # tasks whose predictions are not taken
         self.stored: list[int] = []  # tasks, as their predictions came
         self.before_change: Callable[[], None] = lambda: None
+        self.evaluated: list[int] = []  # tasks for which a model is asked, with `evaluate_predictions_automatically`
 
     def add(self, *predictions: tuple[str, float], is_labeled: bool = False, **fields: Any) -> int:
         """A task with predictions of these versions and scores; returns its id."""
@@ -41,13 +42,13 @@ class FakeTasks:
 
     def page(self, query: dict[str, list[str]]) -> Any:
         asked = json.loads(query["query"][0])
-        found = [
-            {**task, "predictions_model_versions": [one["model_version"] for one in task["predictions"]]}
-            for task in self.all
-            if all(_fits(task, one) for one in asked["filters"]["items"])
-        ]
+        found = [task for task in self.all if all(_fits(task, one) for one in asked["filters"]["items"])]
         page, size = int(query["page"][0]), int(query["page_size"][0])
-        return {"tasks": found[(page - 1) * size : page * size], "total": len(found)}
+        shown = found[(page - 1) * size : page * size]
+        if query.get("review") != ["true"]:
+            self.evaluated += [task["id"] for task in shown if not task["predictions"]]
+        fields = query["include"][0].split(",") if "include" in query else None
+        return {"tasks": [only(task, fields) if fields else task for task in shown], "total": len(found)}
 
     def change(self, method: str, path: str, body: Any) -> Reply:
         self.before_change()
@@ -140,9 +141,12 @@ class FakeLabelStudio:
             return json_reply({"release": self.release})
         if not self._authorized(seen.headers.get("Authorization", "")):
             return json_reply({"detail": self._refusal(seen)}, 401)
-        if path == "/api/tasks/" and asks_for_annotated(query := parse_qs(urlsplit(seen.path).query)):
+        query = parse_qs(urlsplit(seen.path).query)
+        if path == "/api/tasks/" and asks_for_annotated(query):
             self.before_tasks()
             return json_reply(page_of(self.annotated, query))
+        if path == "/api/tasks/" and "is_labeled" in query.get("query", [""])[0]:
+            return json_reply(self.predicted.page(query))
         if (answer := self.labels.answer(seen.method, seen.path.removeprefix(self.prefix), seen.body)) is not None:
             return Reply(204) if answer[1] == 204 else json_reply(*answer)
         if path == "/api/projects/":
@@ -152,14 +156,11 @@ class FakeLabelStudio:
         if path.startswith("/api/predictions/"):
             return self.predicted.change(seen.method, path, json.loads(seen.body or "{}"))
         if path == "/api/tasks/":
-            query = parse_qs(urlsplit(seen.path).query)
-            if "is_labeled" in query.get("query", [""])[0]:
-                return json_reply(self.predicted.page(query))
             return json_reply(self._newest_task(query))
         if seen.method in ("POST", "DELETE"):
             return self._change(seen.method, path, seen.body)
         if path in ("/api/ml/", "/api/webhooks/"):
-            assert parse_qs(urlsplit(seen.path).query) == {"project": ["7"]}
+            assert query == {"project": ["7"]}
             return json_reply(self.backends if path == "/api/ml/" else self.webhooks)
         if seen.method == "PATCH":
             self.patched.append((path, json.loads(seen.body)))

@@ -188,6 +188,28 @@ def test_interrupted_run_orders_again_but_stores_only_what_is_missing(
     assert scores(renewed)[done] == 0.7
 
 
+def test_predicted_tasks_are_not_looked_up_again_in_their_order(renewed: Renewed) -> None:
+    """They are many after a restart, and a batch takes two seconds."""
+    for _ in range(3 * refresh_run.BATCH_TASKS):
+        renewed.tasks.add((LIVE, 0.5))
+    missing = renewed.tasks.add()
+    renewed.model = Orders([*range(3 * refresh_run.BATCH_TASKS + 1)])
+
+    assert (renewed.step(), renewed.step()) == (1, 0)
+    assert (renewed.tasks.stored, renewed.run.finished) == ([missing], True)
+
+
+def test_label_studio_is_not_made_to_ask_for_predictions(renewed: Renewed) -> None:
+    """With `evaluate_predictions_automatically`, it would, and the tasks that it requests are left to it."""
+    renewed.tasks.add()
+    renewed.tasks.add((OLD, 0.5))
+    renewed.model.unknown = {1}
+
+    renewed.to_the_end()
+
+    assert renewed.tasks.evaluated == []
+
+
 def test_only_so_many_tasks_are_ordered(renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
     monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 4)
