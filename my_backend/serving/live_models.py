@@ -5,7 +5,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ LOOK_SECONDS = 0.1  # between two checks whether a pointer has moved
 MOST_TO_PREPARE = 100_000_000  # bytes of imported tasks that wait; others are read when they are predicted
 TASK_BYTES = 1000  # that a task takes in addition to its longest texts
 PREPARED_AT_ONCE = 64  # tasks between two checks whether the process is stopping
+LOAD_SECONDS = 120.0  # for a version to load; then the other projects' versions are loaded next to it
 RETRY_SECONDS = 30.0  # until a version that failed to load is tried again
 REFRESH_SECONDS = 2.0  # between two checks for projects added by other processes, and of all pointers
 
@@ -132,6 +134,7 @@ class Serving(Background):
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
+        self._loading: dict[str, tuple[Wanted, Future[Live]]] = {}  # those that take longer than LOAD_SECONDS
         self._wanted: dict[str, Wanted] = {}  # as the pointers were last read
         # What the live model was last found to suit, since parsing a large labeling config again takes long.
         self._settled: dict[str, tuple[Project, Wanted]] = {}
@@ -291,7 +294,7 @@ class Serving(Background):
                 except (Exception, SystemExit) as error:  # the other projects must still be served
                     self._fail(project, Wanted("", None), error)
         for gone in self._wanted.keys() - {project.uid for project in projects}:
-            for known in (self._live, self._failed, self._wanted, self._settled):
+            for known in (self._live, self._failed, self._loading, self._wanted, self._settled):
                 known.pop(gone, None)
         if not self._ready:
             log.info("ready to predict at %s; projects: %d", self._address, len(projects))
@@ -325,10 +328,12 @@ class Serving(Background):
                 self._settled[project.uid] = project, wanted
             return
         failure = self._failed.get(project.uid)
-        if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:
-            return
+        if failure and failure.wanted == wanted:
+            loading = self._loading.get(project.uid)
+            if not loading[1].done() if loading else time.monotonic() < failure.at + RETRY_SECONDS:
+                return
         try:
-            self._live[project.uid] = self._load(project, wanted)
+            self._live[project.uid] = self._loaded_in_time(project, wanted)
         except (Exception, SystemExit) as error:
             self._fail(project, wanted, error)
         else:
@@ -349,6 +354,21 @@ class Serving(Background):
         self._failed[project.uid] = failure
         with self._changed:
             self._changed.notify_all()
+
+    def _loaded_in_time(self, project: Project, wanted: Wanted) -> Live:
+        """Loads a version in a thread of its own: a model class may hang, for example on a network drive.
+
+        Raises Unavailable if that takes too long. The thread goes on; call this again once it is done.
+        """
+        known, future = self._loading.get(project.uid, (None, None))
+        if future is None or known != wanted:
+            future = _in_a_thread(self._load, project, wanted)
+            self._loading[project.uid] = wanted, future
+            wait_for([future], LOAD_SECONDS)
+        if not future.done():
+            raise Unavailable(f"loading it has taken more than {LOAD_SECONDS:.0f} s so far")
+        del self._loading[project.uid]
+        return future.result()
 
     def _load(self, project: Project, wanted: Wanted) -> Live:
         versions = project.versions
@@ -406,6 +426,20 @@ class Serving(Background):
             self._warning = said(error)
             return
         self.description = model_class.describe()
+
+
+def _in_a_thread(load: Callable[..., Live], *arguments: Any) -> Future[Live]:
+    """What `load` returns or raises; the process doesn't wait for the thread when it ends."""
+    future: Future[Live] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(load(*arguments))
+        except BaseException as error:  # `result` raises it
+            future.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), name="loading", daemon=True).start()
+    return future
 
 
 def _size_of(task: Any) -> int:

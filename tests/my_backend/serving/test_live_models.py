@@ -1,6 +1,7 @@
 import logging
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from pydantic_settings import BaseSettings
 from label_studio_format import labeling_config
 from my_backend.errors import Unavailable
 from my_backend.label_studio.media import MediaFile, MediaRequest
+from my_backend.projects.project import Project
 from my_backend.projects.registry import Credentials, Projects
-from my_backend.projects.versions import Versions
+from my_backend.projects.versions import Version, Versions
 from my_backend.serving.live_models import Serving
+from my_backend.serving.model_api import ModelAPI
 from my_backend.settings import misspelled_names
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.waiting import eventually
@@ -133,6 +136,48 @@ def test_version_that_fails_to_load_leaves_the_live_one_and_is_reported(client: 
     assert eventually(lambda: problems(client) == "")
     script.set()
     assert client.train() != bad
+
+
+def test_version_that_hangs_while_it_loads_leaves_the_others_served(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "8.1"
+    client.setup(other)
+    before = client.train()
+    monkeypatch.setattr("my_backend.serving.live_models.LOAD_SECONDS", 0.1)
+    make, hanging, finish = client.backend.serving._new_model, list[str](), threading.Event()
+
+    class Hanging:
+        """Hangs with the second version of one project."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(make, name)
+
+        def __call__(self, project: Project, version: Version | None, *arguments: Any) -> ModelAPI:
+            if version and project.uid == PROJECT and version.name.startswith("v2-"):
+                hanging.append(version.name)
+                finish.wait()
+            return make(project, version, *arguments)
+
+    monkeypatch.setattr(client.backend.serving, "_new_model", Hanging())
+    try:
+        [bad] = client.ended(client.submit_training()).result["versions"]
+        assert eventually(lambda: f"can't load version {bad} (loading it has taken more than" in problems(client))
+        assert client.predict()["model_version"] == before
+        assert client.train(other).startswith("v1-")
+        client.post("/api/models/activate", {"project": PROJECT, "version": before})
+        assert eventually(lambda: problems(client) == "")
+        client.post("/api/models/activate", {"project": PROJECT, "version": bad})
+        assert eventually(lambda: f"can't load version {bad}" in problems(client))
+        assert client.train().startswith("v3-"), "as the message advises"
+        client.post("/api/models/activate", {"project": PROJECT, "version": bad})
+        assert eventually(lambda: f"can't load version {bad}" in problems(client))
+    finally:
+        finish.set()
+
+    assert eventually(lambda: client.predict()["model_version"] == bad)
+    assert eventually(lambda: problems(client) == "")
+    assert hanging == [bad, bad], "once for each time that another version was wanted in between"
 
 
 def test_first_version_that_fails_to_load_is_answered_without_a_wait(client: Client, script: Script) -> None:
