@@ -163,10 +163,13 @@ class Run:
 
         Label Studio sorts all of them if it shows scores; otherwise this sorts one page of some hundreds.
         """
-        page, more = 0, True
-        while more:
+        page, seen, total = 0, 0, 1
+        while seen < total:
             page += 1
-            tasks, more = self._stored.tasks_without(self._version, page)
+            tasks, total = self._stored.tasks_without(self._version, page)
+            if not tasks:
+                break
+            seen += len(tasks)
             if fresh := [task for task in tasks if task["id"] not in self._left]:
                 return [task["id"] for task in sorted(fresh, key=self._sureness)]
         return []

@@ -32,14 +32,16 @@ class StoredPredictions:
         A task has `id`, `data` and the versions of its `predictions`. If there are more than `most` tasks, a random
         choice of pages.
         """
-        total = int(self._page([], page_size=1).get("total") or 0)
-        pages = range(1, -(-total // PAGE_TASKS) + 1)
-        chosen = random.sample(pages, min(len(pages), most // PAGE_TASKS))
+        first = self._page([], page_size=PAGE_TASKS, include="id")
+        total = int(first.get("total") or 0)
+        size = len(_tasks(first)) or 1  # Label Studio's limit, TASK_API_PAGE_SIZE_MAX, may be lower
+        pages = range(1, -(-total // size) + 1)
+        chosen = random.sample(pages, min(len(pages), most // size))
         for page in chosen:
             yield _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS)), total
 
-    def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], bool]:
-        """Unlabeled tasks without a prediction of this version, and whether there are more pages.
+    def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], int]:
+        """A page of unlabeled tasks without a prediction of this version, and how many there are on all pages.
 
         The tasks include their predictions; those with the lowest scores come first if Label Studio shows scores.
         """
@@ -48,7 +50,7 @@ class StoredPredictions:
             page=page,
             ordering=["tasks:predictions_score"],
         )
-        return _tasks(found), page * PAGE_TASKS < int(found.get("total") or 0)
+        return _tasks(found), int(found.get("total") or 0)
 
     def tasks_with_several(self, version: str) -> list[Json]:
         """A page of the unlabeled tasks that have a prediction of this version and at least one more."""

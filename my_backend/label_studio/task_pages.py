@@ -33,11 +33,31 @@ def tasks_by_id(
     """The tasks among `ids` that still exist, with their annotations, a page at a time. Raises LabelStudioError."""
     fields = FIELDS if with_data else ANNOTATIONS
     for start in range(0, len(ids), IDS_AT_ONCE):
-        wanted = list(ids[start : start + IDS_AT_ONCE])
-        listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": wanted}
-        filters: Json = {"conjunction": "and", "items": [listed]}
-        page = _page(label_studio, project_id, filters, IDS_AT_ONCE, fields, ANSWER_BYTES)
-        yield checked_page(page)[0]
+        yield all_of(
+            ids[start : start + IDS_AT_ONCE],
+            lambda wanted: _page(label_studio, project_id, _among(wanted), IDS_AT_ONCE, fields, ANSWER_BYTES),
+        )
+
+
+def all_of(ids: Sequence[int], page_of: Callable[[Sequence[int]], Any]) -> list[Json]:
+    """The tasks among `ids` that exist; asks again for the rest if Label Studio answers with smaller pages.
+
+    With TASK_API_PAGE_SIZE_MAX, it does. The tasks that are missing on such a page must not seem deleted.
+    """
+    found: dict[int, Json] = {}
+    more = True
+    while more:
+        tasks, total = checked_page(page_of([number for number in ids if number not in found]))
+        fresh = {task["id"]: task for task in tasks if task["id"] not in found}
+        found |= fresh
+        more = total > len(tasks) and bool(fresh)
+    return list(found.values())
+
+
+def _among(ids: Sequence[int]) -> Json:
+    """The filters for tasks with these ids."""
+    listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": ids}
+    return {"conjunction": "and", "items": [listed]}
 
 
 def task_pages(

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from label_studio_format.annotations import notes_of
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.task_pages import checked_page
+from my_backend.label_studio.task_pages import all_of
 
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a batch; what it has begun, it completes anyway
 
@@ -71,12 +71,15 @@ class ProjectTasks:
         return {task for task, some in versions.items() if self._mark in some}
 
     def _list(self, ids: Sequence[int], fields: str, *filters: Json) -> list[Json]:
+        return all_of(ids, lambda wanted: self._page(wanted, fields, *filters))
+
+    def _page(self, ids: Sequence[int], fields: str, *filters: Json) -> Any:
         query = quote(json.dumps({"filters": _all(_where("id", "in_list", list(ids)), *filters)}))
         # With `include`, Label Studio answers several times faster. With `review`, it doesn't first ask a model for
         # missing predictions.
         path = f"/api/tasks/?project={self._project_id}&page=1&page_size={max(1, len(ids))}&query={query}"
         path += f"&fields=all&include={fields}&review=true&resolve_uri=false"
-        return checked_page(self._label_studio.call("GET", path, read_seconds=READ_SECONDS))[0]
+        return self._label_studio.call("GET", path, read_seconds=READ_SECONDS)
 
     def _state(self, task: Json) -> TaskState:
         annotations = task.get("annotations") or []

@@ -23,6 +23,7 @@ class FakeLabels:
         self.requests: list[str] = []
         self.forbidden = False  # the token's owner may not change the project
         self.failing: set[str] = set()  # of REQUESTS: they answer 500
+        self.page_tasks = 1000  # at most on a page, as with TASK_API_PAGE_SIZE_MAX
         self.before: Callable[[str], None] = lambda name: None  # called with the name of each request
         self.after: Callable[[str], None] = lambda name: None
         self._numbers = itertools.count(1)
@@ -125,7 +126,8 @@ class FakeLabels:
         if more:  # which counts everyone's drafts, while only the token owner's are shown
             found = [task for task in found if bool(task["drafts"]) is more[0]["value"]]
         shown = [{**task, "drafts": [one for one in task["drafts"] if one.get("user") != OTHER]} for task in found]
-        return {"tasks": [only(task, fields) for task in shown], "total": len(shown)}, 200
+        page = shown[: self.page_tasks]
+        return {"tasks": [only(task, fields) for task in page], "total": len(shown)}, 200
 
     def _list(self, query: dict[str, list[str]]) -> Answer:
         """The tasks after one, by id."""

@@ -25,6 +25,7 @@ class FakeTasks:
         self.refused: set[int] = set()  # tasks whose predictions are not taken
         self.stored: list[int] = []  # tasks, as their predictions came
         self.before_change: Callable[[], None] = lambda: None
+        self.page_tasks = 1000  # at most on a page, as with TASK_API_PAGE_SIZE_MAX
         self.evaluated: list[int] = []  # tasks for which a model is asked, with `evaluate_predictions_automatically`
 
     def add(self, *predictions: tuple[str, float], is_labeled: bool = False, **fields: Any) -> int:
@@ -43,7 +44,7 @@ class FakeTasks:
     def page(self, query: dict[str, list[str]]) -> Any:
         asked = json.loads(query["query"][0])
         found = [task for task in self.all if all(_fits(task, one) for one in asked["filters"]["items"])]
-        page, size = int(query["page"][0]), int(query["page_size"][0])
+        page, size = int(query["page"][0]), min(self.page_tasks, int(query["page_size"][0]))
         shown = found[(page - 1) * size : page * size]
         if query.get("review") != ["true"]:
             self.evaluated += [task["id"] for task in shown if not task["predictions"]]

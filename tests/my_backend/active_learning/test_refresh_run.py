@@ -199,6 +199,17 @@ def test_predicted_tasks_are_not_looked_up_again_in_their_order(renewed: Renewed
     assert (renewed.tasks.stored, renewed.run.finished) == ([missing], True)
 
 
+def test_all_tasks_are_predicted_although_label_studio_limits_its_pages(renewed: Renewed) -> None:
+    renewed.tasks.page_tasks = 3
+    for _ in range(10):
+        renewed.tasks.add()
+    renewed.model = Orders([*range(10)])
+    renewed.model.unknown = {1, 2, 3, 4}
+
+    assert sorted(renewed.to_the_end()) == [5, 6, 7, 8, 9, 10]
+    assert sorted(renewed.model.calls[0][1]) == [*range(1, 11)], "all of them are ordered"
+
+
 def test_label_studio_is_not_made_to_ask_for_predictions(renewed: Renewed) -> None:
     """With `evaluate_predictions_automatically`, it would, and the tasks that it requests are left to it."""
     renewed.tasks.add()

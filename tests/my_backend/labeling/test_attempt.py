@@ -56,6 +56,19 @@ def test_each_task_gets_its_choice_and_the_mark_of_the_run(writer: Writer, label
     assert labels.predictions() == 0
 
 
+def test_all_tasks_are_labeled_and_undone_although_label_studio_limits_its_pages(
+    writer: Writer, labels: FakeLabels
+) -> None:
+    tasks = labels.add(10)
+    labels.page_tasks = 3
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.written, run.left_alone) == (10, {})
+    assert end(writer, writer.undo(run.id)).undone == 10
+    assert labels.marks() == set()
+
+
 def test_mark_says_that_a_person_saw_each_image_alone(writer: Writer, labels: FakeLabels) -> None:
     run = end(writer, writer.submit(CONNECTED, [Labels(["Cat"], labels.add(2))], kind="single"))
 

@@ -666,6 +666,15 @@ def test_failed_plan_is_not_repeated_when_nobody_asks(
     assert "there is no trained model yet" in newest.error
 
 
+def test_sample_is_read_although_label_studio_limits_its_pages(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.page_tasks = 20
+
+    now = label_sample(client, label_studio.labels)
+
+    assert (now["sample"]["lost"], now["sample"]["wrong"]) == ([], 0), "no task was deleted"
+    assert now["acceptable"]["tasks"] == TASKS - now["sample"]["labeled"]
+
+
 def test_plan_that_is_being_prepared_can_be_discarded(client: Client, script: Script) -> None:
     script.block("near_duplicates")
     ask(client, "plan", percent=5)
