@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -31,7 +30,7 @@ from image_classifier.nets.networks import (
 from image_classifier.nets.on_disk import forget_what_was_read
 from image_classifier.nets.open_clip_networks import TextEncoder
 from image_classifier.nets.stages import SCALE, add_stages, find_stages, misfit
-from image_classifier.nets.state_dicts import separate
+from image_classifier.nets.state_dicts import save_tensors
 from image_classifier.nets.weights import WeightsError, read_weights, why
 from image_classifier.nets.weights_packages import LITE0, LITE0_PACKAGE, install, weights_file
 
@@ -240,7 +239,7 @@ class Classifier:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
-            save_file(separate(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+            save_tensors(self.backbone.module.state_dict(), folder / BACKBONE_FILE)
             forget_what_was_read()
         if form := self.backbone.int8:
             for name, content in ((GRAPH_FILE, form.graph), (WEIGHTS_FILE, form.weights)):
@@ -252,7 +251,7 @@ class Classifier:
             for prefix, head in heads.items()
             for name, tensor in (("weight", head.weight), ("bias", head.bias))
         }
-        save_file(separate(tensors), folder / HEAD_FILE)
+        save_tensors(tensors, folder / HEAD_FILE)
         record = {
             **self.record,
             "format": FORMAT,

@@ -1,10 +1,14 @@
-"""State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; makes tensors savable."""
+"""State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; saves tensors."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -14,6 +18,7 @@ NAMED = 3  # names in a message
 LAST_TENSORS = 2  # weight and bias of a last layer
 COUNTER = "num_batches_tracked"  # of batch normalization, which weights files older than 2018 don't have
 
+_SYSTEMS_ERROR = re.compile(r"\(os error (\d+)\)")
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
 
 
@@ -58,6 +63,19 @@ def in_order(state: State, wanted: Mapping[str, Tensor]) -> State | None:
     pairs = list(zip(wanted.items(), state.items(), strict=False))
     same = all(_kind(name) == _kind(key) and one.shape == other.shape for (name, one), (key, other) in pairs)
     return {name: tensor for (name, _), (_, tensor) in pairs} if same else None
+
+
+def save_tensors(tensors: State, file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that may be read by everyone who may read other new files; raises OSError."""
+    file.touch()
+    mode = file.stat().st_mode  # safetensors replaces the file by one that only its owner may read
+    try:
+        save_file(separate(tensors), file, metadata)
+    except SafetensorError as error:
+        file.unlink(missing_ok=True)
+        number = _SYSTEMS_ERROR.search(str(error))
+        raise OSError(*((int(number[1]), os.strerror(int(number[1]))) if number else (error,))) from error
+    file.chmod(mode)
 
 
 def separate(tensors: State) -> State:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
-from image_classifier.nets.state_dicts import separate
+from image_classifier.nets.state_dicts import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class TrainingState:
             "scheduler": self._scheduler.state_dict(),
         }
         part = path.with_suffix(".part")
-        save_file(separate(tensors), part, metadata={"state": json.dumps(facts)})
+        save_tensors(tensors, part, {"state": json.dumps(facts)})
         os.replace(part, path)
 
     def resume(self, path: Path) -> int:

@@ -1,6 +1,8 @@
 """The network, random and saved: the same in every process, and kept bit by bit."""
 
+import errno
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +23,7 @@ from image_classifier.nets.classifier import (
     load_saved_backbone,
     make_backbone,
 )
-from image_classifier.nets.state_dicts import separate
+from image_classifier.nets.state_dicts import save_tensors
 from image_classifier.nets.weights import WeightsError
 from tests.image_classifier.conftest import same_weights
 
@@ -101,11 +103,32 @@ def test_tensors_that_share_memory_are_saved_as_separate_ones(tmp_path: Path) ->
     layer = torch.nn.Linear(2, 2)
     twice = torch.nn.Sequential(layer, layer).state_dict()  # as some of timm's networks use a layer twice
 
-    save_file(separate(twice), tmp_path / "weights.safetensors")
+    save_tensors(twice, tmp_path / "weights.safetensors")
 
     found = load_file(tmp_path / "weights.safetensors")
     assert found.keys() == twice.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in twice.items())
+
+
+def test_saved_classifier_can_be_read_by_other_accounts(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+
+    classifier.save(tmp_path)
+
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "other").stat().st_mode}
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_an_error_of_the_system(classifier: Classifier, tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            classifier.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    assert raised.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
