@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
-from image_classifier.nets.folder import FULL, HEAD, save_model
+from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
 from image_classifier.progress import Progress
 from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.head import train_head
@@ -78,8 +78,11 @@ class Experiment:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Claims the folder; if the block fails before there is anything to resume, gives the folder up again."""
-        with nullcontext() if self._folder.is_dir() else new_folder(self._folder):
+        """Claims the folder; if the block fails before there is anything to resume, gives the folder up again.
+
+        Raises UsersError if another process is training in it, or is retraining its model.
+        """
+        with nullcontext() if self._folder.is_dir() else new_folder(self._folder), locked(self._folder / HEAD):
             try:
                 self._write_state()
                 yield
@@ -89,6 +92,9 @@ class Experiment:
                         (self._folder / name).unlink(missing_ok=True)
                         (self._folder / f".{name}.part").unlink(missing_ok=True)
                 raise
+            finally:
+                with suppress(OSError):  # Windows removes it itself, once it is no longer held
+                    lock_of(self._folder / HEAD).unlink()
 
     def _read_state(self) -> dict[str, Any] | None:
         try:

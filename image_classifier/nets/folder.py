@@ -89,14 +89,19 @@ def save_model(
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from replacing the model from before it is read until it is saved; raises UsersError."""
-    real = folder.resolve()
     try:
-        with FileLock(real.parent / f".{real.name}.lock", timeout=0):
+        with FileLock(lock_of(folder), timeout=0):
             yield
     except Timeout:
         raise UsersError(
             f"another process is changing {shown(folder)}: wait until it is done, then run the command again"
         ) from None
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a process locks to change the model in the folder."""
+    real = folder.resolve()
+    return real.parent / f".{real.name}.lock"
 
 
 def _aside(folder: Path, kind: str) -> Path:

@@ -28,6 +28,7 @@ from image_classifier.evaluation import comparison
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.training import all_layers
+from image_classifier.training.all_layers import NotBetter
 from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, Said, command
 
@@ -287,6 +288,24 @@ def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, mo
         assert "No space left" in run(*train).error
     assert load_model(Path("model")).classifier.backbone.origin == "random"
     assert run(*train, "--resume").status == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["train", "retrain"])
+def test_a_folder_in_which_a_process_trains_is_left_to_it(
+    meanwhile: str, run: Command, folder: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = (*TRAIN, folder, "--epochs", 1, "--mode", "full", "--resume")
+    commands = {"train": train, "retrain": ("retrain", "model", "--img", next((others / "0").iterdir()), "--label", 0)}
+    refused = []
+
+    def run_another(*given: Any, **options: Any) -> None:
+        refused.append(run(*commands[meanwhile]).error)
+        raise NotBetter("all layers weren't trained")
+
+    monkeypatch.setattr("image_classifier.cli.run.train_all_layers", run_another)
+    assert run(*train).status == 0
+    assert len(refused) == 1
+    assert "another process is changing model/head: wait until it is done" in refused[0]
 
 
 def out_of_space(*given: Any, **options: Any) -> None:
