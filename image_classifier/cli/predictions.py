@@ -34,7 +34,7 @@ class Prediction:
     error: str = ""
 
     def record(self) -> dict[str, Any]:
-        image = shown(self.path)
+        image = str(self.path)
         if self.error:
             return {"image": image, "error": self.error}
         return {"image": image, "prediction": self.label, "confidence": self.confidence, "scores": dict(self.scores)}
@@ -110,11 +110,10 @@ def write_predictions(predictions: Iterable[Prediction], form: Form, out: TextIO
             failed.append(prediction)
             continue
         scores = " ".join(f"{name}={score:.4f}" for name, score in prediction.scores)
-        image = shown(prediction.path)
+        fields = [str(prediction.path), prediction.label, f"{prediction.confidence:.4f}", scores]
         if form == "csv":
-            table.writerow([image, prediction.label, f"{prediction.confidence:.4f}", scores])
+            table.writerow(fields)
         else:
-            rest = [scores] if len(prediction.scores) > 1 else []
-            out.write("\t".join([image, prediction.label, f"{prediction.confidence:.4f}", *rest]) + "\n")
+            out.write("\t".join(map(shown, fields if len(prediction.scores) > 1 else fields[:-1])) + "\n")
         out.flush()
     return failed

@@ -26,6 +26,7 @@ NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
 NOT_REGULAR = "isn't a regular file"
 _CONTRADICTION = "the same image as {}, which is in another class: remove the wrong one"
 _NOTHING = sha256().hexdigest()
+_JOINERS = "\u200c\u200d"  # invisible, but part of words and emoji
 _VAL = ("val", "valid", "validation")
 _PARTS = ("train", "test", *_VAL)  # of a split
 
@@ -83,7 +84,12 @@ def find_split(folder: Path) -> Split | None:
 def shown(path: Path | str) -> str:
     """A name as one line that any terminal can print."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _can_be_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _can_be_shown(character: str) -> bool:
+    """Python calls only the usual space printable, but names have others, such as those of screenshots on macOS."""
+    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 
 def list_folder(folder: Path) -> Listing:

@@ -522,6 +522,25 @@ def test_predict_takes_names_from_stdin_and_tells_the_likeliest(
     assert [row["prediction"] for row in table] == [one["prediction"] for one in found]
 
 
+def test_json_and_csv_have_each_name_as_it_is_and_text_has_one_line_for_it(
+    run: Command, model: Path, others: Path, tmp_path: Path
+) -> None:
+    odd, image = "a\tb\nc\u202e", tmp_path / "写真\u3000\u202f\n1.png"
+    shutil.copy(next((others / "0").iterdir()), image)
+    record = json.loads((model / "head/model.json").read_text())
+    (model / "head/model.json").write_text(json.dumps({**record, "classes": [odd, "1", "2"]}))
+
+    [found] = json.loads(run("predict", model, image, "--json").out)
+    [row] = csv.DictReader(StringIO(run("predict", model, image, "--csv").out, newline=""))
+    text = run("predict", model, image, "--top", 3).out
+
+    assert (found["image"], found["prediction"]) == (row["image"], row["prediction"]) == (str(image), odd)
+    [name, label, _, scores] = text.removesuffix("\n").split("\t")
+    assert name == f"{tmp_path}/写真\u3000\u202f\\n1.png"
+    assert label == r"a\tb\nc\u202e"
+    assert scores.startswith(rf"{label}=0.")
+
+
 def test_unreadable_image_does_not_keep_the_others_from_their_answer(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:

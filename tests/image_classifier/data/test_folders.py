@@ -370,6 +370,14 @@ def test_a_name_that_no_file_can_have_is_named() -> None:
 
 def test_a_name_is_shown_on_one_line_that_can_be_printed() -> None:
     assert shown("a\tb\n\udcff\x1b[31m é 🐻") == r"a\tb\n\udcff\x1b[31m é 🐻"
+    assert shown("a\u2028b\u202ec") == r"a\u2028b\u202ec"
+
+
+@pytest.mark.parametrize(
+    "name", ["at 9.41.00\u202fAM.png", "写真\u30001.png", "a\u00a0b", "👩\u200d🌾", "می\u200cخواهم"]
+)
+def test_other_spaces_and_invisible_joiners_are_shown_as_they_are(name: str) -> None:
+    assert shown(name) == name
 
 
 @pytest.mark.parametrize(
