@@ -183,6 +183,8 @@ def read_settings_of(kind: type[Settings]) -> Settings:
     except ValidationError as error:
         faults = "; ".join(map(_invalid, error.errors()))
         raise UsersError(f"invalid settings in the environment or .env: {faults}") from None
+    except UnicodeError:
+        raise UsersError("can't read the settings from .env: it isn't UTF-8 text; save it as UTF-8") from None
 
 
 def _invalid(fault: ErrorDetails) -> str:

@@ -105,6 +105,15 @@ def test_a_recipe_of_an_editor_of_windows_is_read(encoding: str, tmp_path: Path)
     assert read_recipe(tmp_path / "recipe.toml", {}, ClassifierSettings()).training.epochs == 7
 
 
+def test_settings_in_another_encoding_are_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("# für Bilder\nEPOCHS=3\n", encoding="latin-1")
+    with pytest.raises(UsersError, match=r"^can't read the settings from .env: it isn't UTF-8 text; save it as UTF-8$"):
+        read_settings()
+
+
 def test_invalid_setting_error_omits_invisible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "-1")
     with pytest.raises(UsersError, match=r"^invalid settings in .*: EPOCHS=-1: Input should be greater than 0$"):
