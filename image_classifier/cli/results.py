@@ -3,7 +3,6 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from image_classifier.progress import Progress, Record
@@ -21,7 +20,7 @@ class Results:
 
     def __init__(self, file: Path, progress: Progress) -> None:
         self._file, self._progress = file, progress
-        self._rows = dict(_read(file))
+        self._rows = _read(file)
         self._places = _Places()
 
     def __call__(self, record: Record) -> None:
@@ -65,10 +64,16 @@ class _Places:
         return phase, self._begun[phase], epoch
 
 
-def _read(file: Path) -> Iterator[tuple[_Place, list[str]]]:
-    """The rows of an earlier run; none if there is no such file."""
-    places = _Places()
-    if file.exists():
+def _read(file: Path) -> dict[_Place, list[str]]:
+    """The rows of an earlier run; none if there is no such file, or if another program has changed it."""
+    places, rows = _Places(), dict[_Place, list[str]]()
+    try:
         with file.open(newline="", encoding="utf-8") as lines:
-            for phase, epoch, *values in list(csv.reader(lines))[1:]:
-                yield places.next(phase, int(epoch)), values
+            for phase, epoch, loss, accuracy in list(csv.reader(lines))[1:]:
+                rows[places.next(phase, int(epoch))] = [
+                    loss and f"{float(loss):.6g}",
+                    accuracy and f"{float(accuracy):.6g}",
+                ]
+    except (FileNotFoundError, ValueError, csv.Error):
+        return {}
+    return rows

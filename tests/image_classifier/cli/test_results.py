@@ -1,6 +1,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from image_classifier.cli.charts import write_curves
 from image_classifier.cli.results import Results
 
@@ -28,6 +30,28 @@ def test_every_epoch_is_a_row_also_after_an_interruption(tmp_path: Path) -> None
     ]
     assert len(seen) == 8, "all are passed on"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"phase;epoch;loss;accuracy\r\nhead;1;0,9;0,5\r\n",
+        b"phase,epoch,loss,accuracy\nhead,1\n",
+        b"phase,epoch,loss,accuracy\nhead,1,much,0.5\n",
+        b"phase,epoch,loss,accuracy\n\n",
+        "phase,epoch\n".encode("utf-16"),
+    ],
+    ids=["semicolons", "columns gone", "no number", "empty line", "UTF-16"],
+)
+def test_rows_that_another_program_has_changed_are_replaced(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "results.csv"
+    file.write_bytes(content)
+
+    results = Results(file, lambda record: None)
+    results({"phase": "head", "epoch": 1, "epochs": 9, "loss": 0.9, "accuracy": 0.5})
+    write_curves(tmp_path / "results.svg", results)
+
+    assert file.read_text().splitlines() == ["phase,epoch,loss,accuracy", "head,1,0.9,0.5"]
 
 
 def test_records_without_epochs_or_figures_are_no_reason_to_fail(tmp_path: Path) -> None:
