@@ -137,8 +137,8 @@ class Experiment:
         classes = order_classes(embedded.samples, (), ())
         looked_at = sum(sample.evaluates for sample in embedded.samples)
         all_layers = trains_all_layers(self._recipe.training.mode, backbone, looked_at)
-        hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
-        best = learn_head(backbone, embedded, classes, hyperparameters, progress)
+        for_head, hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
+        best = learn_head(backbone, embedded, classes, for_head, progress)
         save_model(best, embedded.samples, self._folder / HEAD)
         if all_layers:
             try:
@@ -160,11 +160,15 @@ class Experiment:
         classes: Sequence[str],
         all_layers: bool,
         progress: Progress,
-    ) -> Hyperparameters:
-        """The recipe's hyperparameters; with "auto", the learning rate is found once, without held-out images."""
+    ) -> tuple[Hyperparameters, Hyperparameters]:
+        """The recipe's hyperparameters for the head, and those for all layers.
+
+        With "auto", the learning rate is found once, without held-out images. If it is found for all layers, the head
+        keeps the default: trained at their rate, it would be worse, and all layers would seem better than they are.
+        """
         told = self._recipe.training.hyperparameters()
         if self._recipe.training.learning_rate != "auto":
-            return told
+            return told, told
         if "learning_rate" not in self._state:
             rows = [row for row, out in enumerate(held_out(embedded.samples)) if not out]
             samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
@@ -178,7 +182,8 @@ class Experiment:
             write_rate_chart(self.rate_chart, found)
             self._state["learning_rate"] = found.chosen
             self._write_state()
-        return replace(told, learning_rate=self._state["learning_rate"])
+        found_rate = replace(told, learning_rate=self._state["learning_rate"])
+        return (told if all_layers else found_rate), found_rate
 
     @property
     def rate_chart(self) -> Path:

@@ -108,7 +108,7 @@ def try_all_layers(
         embedded = embed(lane, start.backbone, tried, report)
     except TooFewLabels as error:  # the other classes are too rare to be in the part
         raise NotBetter(f"all layers weren't trained, because there are too few labels for a trial: {error}") from None
-    first = learn_head(start.backbone, embedded, start.classes, hyperparameters, report)
+    first = learn_head(start.backbone, embedded, start.classes, _for_head(hyperparameters, start), report)
     second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
     comparison = compare(lane, first, second, tried)
     own.unlink(missing_ok=True)
@@ -181,6 +181,7 @@ def learn_all_layers(
 ) -> Classifier:
     """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
 
+    The new head is trained at the learning rate of the first one, so that only the network makes a difference.
     Resumes from the checkpoint if there is one; without `more_epochs`, takes the best epoch so far. The new network is
     passed to `prepare` before it embeds the samples.
     """
@@ -188,7 +189,12 @@ def learn_all_layers(
     backbone = _tune(start, samples, told, checkpoint, progress, seconds)
     if prepare:
         prepare(backbone)
-    return learn_head(backbone, embed(lane, backbone, samples, progress), start.classes, hyperparameters, progress)
+    embedded = embed(lane, backbone, samples, progress)
+    return learn_head(backbone, embedded, start.classes, _for_head(hyperparameters, start), progress)
+
+
+def _for_head(hyperparameters: Hyperparameters, start: Classifier) -> Hyperparameters:
+    return replace(hyperparameters, learning_rate=start.record["settings"]["learning_rate"])
 
 
 def _tune(

@@ -165,6 +165,18 @@ def test_all_layers_are_learned_and_the_head_on_top_of_them(
     assert tuned.classes == start.classes
 
 
+def test_new_head_is_trained_at_the_rate_of_the_first_one(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    slow = replace(QUICK, learning_rate=QUICK.learning_rate / 100)
+
+    tuned = learn_all_layers(lane, start, some, slow, tmp_path / "checkpoint", ignore)
+
+    on_its_network = learn_head(tuned.backbone, embed(lane, tuned.backbone, some, ignore), start.classes, QUICK, ignore)
+    assert torch.equal(tuned.head.weight, on_its_network.head.weight)
+    assert tuned.record["settings"] == QUICK.record()
+
+
 def test_ended_training_takes_the_best_epoch_so_far(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
 ) -> None:
