@@ -14,7 +14,7 @@ from image_classifier.evaluation.comparison import FEWEST_COMPARED, Comparison, 
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
 from image_classifier.progress import Progress, Record
 from image_classifier.settings import TrainMode
-from image_classifier.training.finetune import fine_tune
+from image_classifier.training.finetune import Diverged, fine_tune
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import TooFewLabels, embed, learn_head
 
@@ -109,7 +109,11 @@ def try_all_layers(
     except TooFewLabels as error:  # the other classes are too rare to be in the part
         raise NotBetter(f"all layers weren't trained, because there are too few labels for a trial: {error}") from None
     first = learn_head(start.backbone, embedded, start.classes, _for_head(hyperparameters, start), report)
-    second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
+    try:
+        second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
+    except NotBetter:
+        own.unlink(missing_ok=True)
+        raise
     comparison = compare(lane, first, second, tried)
     own.unlink(missing_ok=True)
     _check_better(comparison, "all layers weren't trained, because a short trial wasn't clearly better")
@@ -207,16 +211,19 @@ def _tune(
 ) -> Backbone:
     """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
     training, judged = _looked_at(samples)
-    tuned = fine_tune(
-        start.backbone,
-        start.evaluation_head,
-        training,
-        judged or training,  # with too few labels to hold any out, the best that can be said
-        start.classes,
-        hyperparameters,
-        checkpoint,
-        progress,
-        seconds=seconds,
-        to_reach=start.record["figures"]["accuracy"],
-    )
+    try:
+        tuned = fine_tune(
+            start.backbone,
+            start.evaluation_head,
+            training,
+            judged or training,  # with too few labels to hold any out, the best that can be said
+            start.classes,
+            hyperparameters,
+            checkpoint,
+            progress,
+            seconds=seconds,
+            to_reach=start.record["figures"]["accuracy"],
+        )
+    except Diverged as error:
+        raise NotBetter(f"all layers can't be trained, because {error}") from None
     return tuned.backbone

@@ -1,6 +1,7 @@
 """Trains a network's layers on images: SGD with StepLR, resumable after each epoch."""
 
 import copy
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,10 @@ class FineTuned:
     epoch: int
 
 
+class Diverged(Exception):
+    """The loss has become infinite or NaN; the message says what to change."""
+
+
 def fine_tune(
     backbone: Backbone,
     head: Head,
@@ -65,7 +70,7 @@ def fine_tune(
 
     After each epoch the whole state is saved to `checkpoint`, a safetensors file; if it already exists, training
     resumes from it and ends with the same weights as without the interruption. `progress` gets a record for each epoch
-    and may raise to stop.
+    and may raise to stop. Raises Diverged if the learning rate is much too high.
     """
     device = choose_device()
     module, body, last = trainable(backbone, head, hyperparameters.seed)
@@ -96,6 +101,8 @@ def fine_tune(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
             loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} at the learning rate {rate:g}: set a lower one")
         scheduler.step()
         accuracy = _accuracy(module, plain, backbone.preprocessing, hyperparameters.batch_size)
         state.finish_epoch(epoch, accuracy)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 from torch.optim import SGD
 
+from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import Head
 from image_classifier.progress import Clock, Progress
@@ -42,7 +43,7 @@ def train_head(
     one class, images are weighted by the inverse square root of their class's frequency. An epoch is one pass over the
     images, or several if there are few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how
     much it counts there, 1 if not given. The same arguments give the same head. `progress` gets a record for each epoch
-    and may raise to stop.
+    and may raise to stop. Raises UsersError if the learning rate is much too high.
     """
     rows = torch.arange(len(embeddings))
     return train_heads(
@@ -111,6 +112,9 @@ def train_heads(
             optimizer.step()
         scheduler.step()
         loss = float(loss_of(layers(inputs, slice(1))[0].T[own[0]], targets[own[0]]))
+        if not math.isfinite(loss):
+            rate = HEAD_RATE * hyperparameters.learning_rate
+            raise UsersError(f"the loss of the last layer became {loss} at its learning rate {rate:g}: set a lower one")
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
     return layers.heads(center)
 

@@ -217,6 +217,12 @@ def test_a_learning_rate_of_no_sense_is_named(run: Command, folder: Path, rate: 
     assert f"training.learning_rate = '{rate}': give a finite number greater than 0, or auto" in error
 
 
+def test_a_rate_at_which_the_last_layer_diverges_is_named(run: Command, folder: Path) -> None:
+    error = run(*TRAIN, folder, "--lr", "1e30").error
+    assert re.search(r"the loss of the last layer became (nan|inf) at its learning rate 1e\+31: set a lower one", error)
+    assert not Path("model").exists()
+
+
 def test_another_network_is_trained_and_answers_for_itself(run: Command, folder: Path, others: Path) -> None:
     trained = run(*TRAIN, folder, "--network", "mobilenet_v3_small", "--mode", "full", "--epochs", 1)
     assert (trained.status, load_model(Path("model")).classifier.backbone.network) == (0, "mobilenet_v3_small")

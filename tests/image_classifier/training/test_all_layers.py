@@ -177,6 +177,18 @@ def test_new_head_is_trained_at_the_rate_of_the_first_one(
     assert tuned.record["settings"] == QUICK.record()
 
 
+def test_much_too_high_learning_rate_is_named_and_leaves_the_first_model(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    high = replace(QUICK, learning_rate=1e9)
+    (tmp_path / all_layers.TRIAL_CHECKPOINT).touch()  # of an earlier epoch
+    for origin in ("imagenet", "random"):  # in the trial, or later
+        first = replace(start, backbone=replace(start.backbone, origin=origin))
+        with pytest.raises(NotBetter, match=r"^all layers can't be trained, because the loss became (nan|inf) at the"):
+            train_all_layers(lane, first, some, high, tmp_path / "checkpoint", ignore, mode="full")
+    assert not (tmp_path / all_layers.TRIAL_CHECKPOINT).exists()
+
+
 def test_ended_training_takes_the_best_epoch_so_far(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
 ) -> None:
