@@ -176,7 +176,6 @@ class Backend:
         """The threads, in the order in which they start; they stop in the opposite order."""
         return [
             self.storage,
-            self.serving,
             self.exports,
             self.queue,
             self.retraining,
@@ -191,6 +190,7 @@ class Backend:
             self.prediction_refresh,
             self.published_hook,
             self.notifier,
+            self.serving,  # last: while it imports the model's library, the others would have to wait
         ]
 
     @contextmanager

@@ -184,6 +184,7 @@ IMPORTED_LATE = {
     ("my_backend.backend", "my_backend.jobs.rq_queue"),
     ("my_backend.commands.console", "rich.console"),
     ("my_backend.commands.console", "rich.progress"),
+    ("my_backend.label_studio.client", "jwt"),
     ("my_backend.settings", "redis"),
     ("my_backend.web.pages.charts", "pygal"),
 }
@@ -278,7 +279,7 @@ def test_only_a_command_calls_the_published_hook_without_a_new_process() -> None
     ("module", "unwanted"),
     [
         ("my_backend.commands.cli", {"torch", "torchvision", "PIL", "label_studio_ml", "image_classifier", "model"}),
-        ("my_backend.commands.server", {"torch", "image_classifier", "typer", "rich", "pygal", "redis", "rq"}),
+        ("my_backend.commands.server", {"torch", "image_classifier", "typer", "rich", "pygal", "redis", "rq", "jwt"}),
         ("image_classifier.settings", {"torch", "flask"}),
     ],
 )

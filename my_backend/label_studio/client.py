@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import jwt
 import requests
 
 from label_studio_format.pasted_values import TOKEN
@@ -338,6 +337,8 @@ class LabelStudio:
 
 def _claims(token: str) -> dict[str, Any] | None:
     """The claims of a JSON web token, unverified; None for a legacy token."""
+    import jwt
+
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
