@@ -20,6 +20,8 @@ Embedding = NDArray[np.float32]  # [960] for ResNet18
 MAX_ENTRIES = 2_000_000  # for ResNet18, at 4.2 KB each: lmdb stores each in its own page
 MAX_BYTES = 14 << 30  # reached first if embeddings are larger
 MOST_FOLDERS = 100  # as many containers can share a folder
+MOST_READERS = 512  # threads that read at the same time, in all processes
+_READER = 64  # bytes of each reader in lmdb's lock file, whose header is smaller than eight of them
 
 # No value spans adjacent pages: after values of other sizes, none might be free, and the map would count as full.
 _PIECE = 4080  # bytes; a page of 4096 with lmdb's header
@@ -69,8 +71,15 @@ class EmbeddingCache:
         # A lost cache is only recomputed, so nothing waits for the disk (sync=False).
         # Dropping needs free pages too, and older releases filled files up to 16 GiB. This is only address space.
         map_size = self._max_bytes + self._max_bytes // 4
+        _allocate(self._folder / "lock.mdb")
         env = lmdb.open(
-            str(self._folder), map_size=map_size, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
+            str(self._folder),
+            map_size=map_size,
+            max_dbs=2,
+            sync=False,
+            metasync=False,
+            max_readers=MOST_READERS,
+            mode=0o600,
         )
         try:
             _fill_up(env, self._folder / "data.mdb")
@@ -214,6 +223,18 @@ def _unpack(stored: bytes) -> Embedding | None:
     if not value or len(value) % np.float32().itemsize or _CHECKSUM.pack(zlib.crc32(value)) != checksum:
         return None
     return np.frombuffer(value, np.float32)
+
+
+def _allocate(path: Path) -> None:
+    """Reserves the space of lmdb's lock file: lmdb maps it sparse, and writing to it would kill the process if the disk
+    is full. Raises OSError then.
+    """
+    if hasattr(os, "posix_fallocate"):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(file, 0, (MOST_READERS + 8) * _READER)
+        finally:
+            os.close(file)
 
 
 def _fill_up(env: lmdb.Environment, path: Path) -> None:

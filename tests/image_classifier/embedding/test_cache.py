@@ -255,6 +255,16 @@ def test_containers_whose_processes_have_the_same_id_share_a_folder(tmp_path: Pa
     assert [output for output, _ in outputs] == [b"written\n10 0\n"] * 3, outputs
 
 
+@needs_namespaces
+def test_new_cache_on_a_full_disk_is_an_error_and_kills_nothing(tmp_path: Path) -> None:
+    fill = f"mount -t tmpfs -o size=16k tmpfs {tmp_path} && head -c 8k /dev/zero > {tmp_path}/file"
+    writer = [sys.executable, "-c", WRITER, f"{tmp_path}/embeddings", "0", "1"]
+    arguments = [*UNSHARE, "sh", "-c", f'{fill} && exec "$@"', "sh", *writer]
+    said = subprocess.run(arguments, input="", capture_output=True, text=True, check=False)
+    assert said.returncode == 1, said
+    assert said.stderr.endswith("OSError: [Errno 28] No space left on device\n")
+
+
 @pytest.mark.parametrize("key", [b"\xff" * 8, b"\xff" * 9])
 def test_sequence_number_that_is_damaged_costs_the_cache_only(
     key: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
