@@ -25,6 +25,7 @@ WORST: dict[str | bytes, list[tuple[str, str]]] = {
         ("", "denselayer1.norm"),
         ("", "denselayer1.norm.1"),
     ],
+    r"\(os error (\d+)\)": [("", "(os error "), ("", "(os error 1"), ("(os error ", "1")],
     r"(^|[._])ema([._]|$)": [("", "ema"), ("", "_ema"), ("", "._")],
     r"\.": [("", ".")],
     r" ?[,;/&+|] ?| (?:and|or) ": [("", " "), ("", " ,"), ("", " and"), ("", " o")],

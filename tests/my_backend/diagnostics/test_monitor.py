@@ -5,7 +5,7 @@ import pytest
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Projects
+from my_backend.projects.registry import Credentials, Projects
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -40,8 +40,9 @@ def test_url_is_known_without_its_password(
 ) -> None:
     projects = Projects(tmp_path / "projects")
     projects.remember(PROJECT, label_config=LABEL_CONFIG)
-    settings = make_settings(label_studio_url=label_studio.url.replace("//", "//user:password@"))
-    monitor, known = Monitor(settings, projects), Connections(settings).label_studio()
+    settings = make_settings()
+    address = label_studio.url.replace("//", "//user:password@")
+    monitor, known = Monitor(settings, projects), Connections(settings).label_studio(Credentials(address, "token"))
     assert known
     monitor.look(projects.get(PROJECT), Snapshot(known, 7))
 
