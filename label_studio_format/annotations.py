@@ -99,7 +99,7 @@ def source_of(annotation: Json) -> Source:
 
 
 def _is_copied(region: Json) -> bool:
-    """Whether a region is as a prediction has it: with a score, but without the origin that the editor adds."""
+    """Whether a region was copied from a prediction: it has a score, but not the origin that the editor adds."""
     return region.get("score") is not None and region.get("origin") is None
 
 

@@ -148,7 +148,7 @@ def _way(annotation: Json, tag: ImageChoices) -> Way | None:
     notes = notes_of(annotation)
     if any(note.startswith((GROUP_MARK, SINGLE_MARK)) for note in notes):
         return "pages"
-    # Also if somebody has opened and saved it since: to check a label takes less time than to choose one.
+    # Also if somebody has opened and saved it since: checking a label takes less time than choosing one.
     if source_of(annotation) == "unseen" or any(note.startswith(ACCEPTED_MARK) for note in notes):
         return "unseen"
     if annotation.get("lead_time") is None:

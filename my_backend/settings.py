@@ -200,8 +200,9 @@ class Settings(BaseSettings, FetchSettings):
     def _check_user_info(cls, value: str) -> str:
         if "@" in urlsplit(value).netloc:
             raise ValueError(
-                "contains a user name, which would be sent instead of the token: remove it and its password, and set "
-                "LABEL_STUDIO_API_KEY. If a proxy in front of Label Studio asks for them, use an address behind it"
+                "contains a user name, which would be sent instead of the token: remove it and the password, and set "
+                "LABEL_STUDIO_API_KEY. If a proxy in front of Label Studio requires them, use an address that "
+                "bypasses the proxy"
             )
         return value
 

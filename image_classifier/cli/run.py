@@ -93,7 +93,7 @@ class Experiment:
                         (self._folder / f".{name}.part").unlink(missing_ok=True)
                 raise
             finally:
-                with suppress(OSError):  # Windows removes it itself, once it is no longer held
+                with suppress(OSError):  # fails on Windows, where releasing the lock removes the file
                     lock_of(self._folder / HEAD).unlink()
 
     def _read_state(self) -> dict[str, Any] | None:
@@ -226,7 +226,7 @@ class Experiment:
             )
         except NotBetter as error:
             shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
-            say(f"{error}; so the model in which only the last layer was trained is kept")
+            say(f"{error}; keeping the model with only the last layer trained")
         else:
             save_model(tuned, samples, self._folder / FULL)
 

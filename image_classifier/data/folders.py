@@ -88,7 +88,10 @@ def shown(path: Path | str) -> str:
 
 
 def _can_be_shown(character: str) -> bool:
-    """Python calls only the usual space printable, but names have others, such as those of screenshots on macOS."""
+    """Whether a character is shown as it is, without an escape.
+
+    Python calls no space but the usual one printable, but names have others, such as those of screenshots on macOS.
+    """
     return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 

@@ -47,7 +47,7 @@ _FILES_SHARE = 6  # a sixth of the memory is for the files themselves
 _for_files, _for_pixels = MemoryBudget(0), MemoryBudget(0)
 REDUCING_GAP = 2  # a JPEG is decoded at least this many times larger than needed
 RESIZING_GAP = 3  # other images are first reduced by a whole number, to at least this many times the needed size
-DEPTHS = (8, 12, 16)  # bits: what the numbers in a grayscale image of 16 bits may have
+DEPTHS = (8, 12, 16)  # bits that the values of a 16-bit grayscale image may use
 BLOCK = 1024  # pixels: the side of the squares in which large images are converted
 KEPT = 16_000_000  # bytes: a larger decoded image stays in the budget as long as it is in use
 # Bytes per pixel in Pillow's memory (4 in other modes), in a row that decoders work on, and in a block being converted.
@@ -276,9 +276,9 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 
 def _significant_bits(image: Image.Image) -> int:
-    """How many of the 16 bits count: cameras and scanners with 12 bits leave the highest ones at zero.
+    """How many of the 16 bits the image uses: cameras and scanners with 12 bits leave the highest ones at zero.
 
-    Files don't say so reliably: PNG's sBIT chunk, for example, counts bits of numbers that were scaled to 16 bits.
+    Files don't say so reliably: PNG's sBIT chunk, for example, is about values that were then scaled to 16 bits.
     """
     highest = max(int(np.asarray(image.crop(block)).max()) for block in _blocks(image, BLOCK))
     return next(bits for bits in DEPTHS if highest < 1 << bits)

@@ -19,9 +19,9 @@ Embedding = NDArray[np.float32]  # [960] for ResNet18
 
 MAX_ENTRIES = 2_000_000  # for ResNet18, at 4.2 KB each: lmdb stores each in its own page
 MAX_BYTES = 14 << 30  # reached first if embeddings are larger
-MOST_FOLDERS = 100  # as many containers can share a folder
+MOST_FOLDERS = 100  # the most containers that can share a folder
 MOST_READERS = 512  # threads that read at the same time, in all processes
-_READER = 64  # bytes of each reader in lmdb's lock file, whose header is smaller than eight of them
+_READER = 64  # bytes per reader in lmdb's lock file; its header is smaller than eight readers
 
 # No value spans adjacent pages: after values of other sizes, none might be free, and the map would count as full.
 _PIECE = 4080  # bytes; a page of 4096 with lmdb's header
@@ -42,8 +42,8 @@ class EmbeddingCache:
     Beyond `max_entries` or `max_bytes`, the oldest entries are removed. The folder must be on a local disk. The cache
     only saves time: a damaged file is replaced, and if the disk is full, nothing is added; both are logged.
 
-    lmdb tells processes apart by their ids, which several containers that share the folder can give twice. The second
-    process then uses the folder with `-2` after its name, and so on.
+    lmdb tells processes apart by their IDs, but processes in different containers that share the folder can have the
+    same ID. The second such process uses the folder with `-2` after its name, and so on.
     """
 
     def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -55,7 +55,7 @@ class EmbeddingCache:
             try:
                 self._open_in(folder.with_name(f"{folder.name}-{number}") if number > 1 else folder)
                 break
-            except lmdb.LockError:  # a process in another container is using this folder with the same process id
+            except lmdb.LockError:  # a process in another container is using this folder with the same process ID
                 if number == MOST_FOLDERS:
                     raise
 
@@ -226,8 +226,9 @@ def _unpack(stored: bytes) -> Embedding | None:
 
 
 def _allocate(path: Path) -> None:
-    """Reserves the space of lmdb's lock file: lmdb maps it sparse, and writing to it would kill the process if the disk
-    is full. Raises OSError then.
+    """Reserves the space of lmdb's lock file; raises OSError if the disk is full.
+
+    lmdb creates it sparse and maps it, so a later write to it would kill the process if the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -33,7 +33,7 @@ TRIAL_CHECKPOINT = "trial.safetensors"
 
 
 class NotBetter(Exception):
-    """With all layers trained, the classifier isn't clearly better, or nothing could show it; the message says why."""
+    """Training all layers isn't clearly better than the head alone, or nothing could show it; the message says why."""
 
 
 def trains_all_layers(mode: TrainMode, backbone: Backbone, images: int) -> bool:
@@ -56,8 +56,8 @@ def train_all_layers(
 ) -> Classifier:
     """The classifier with all layers trained. Raises NotBetter if a trial or the result isn't better than `start`.
 
-    Also raises it if so few images have been looked at that nothing could show that the result is better. For the rest
-    see `learn_all_layers`.
+    It is also raised if so few images have been looked at that nothing could show that the result is better. For the
+    rest see `learn_all_layers`.
     """
     _check_enough(samples)
     try_all_layers(lane, start, samples, hyperparameters, checkpoint, progress)
@@ -107,7 +107,7 @@ def try_all_layers(
     try:
         embedded = embed(lane, start.backbone, tried, report)
     except TooFewLabels as error:  # the other classes are too rare to be in the part
-        raise NotBetter(f"all layers weren't trained, because there are too few labels for a trial: {error}") from None
+        raise NotBetter(f"skipped training all layers, because there are too few labels for a trial: {error}") from None
     first = learn_head(start.backbone, embedded, start.classes, _for_head(hyperparameters, start), report)
     try:
         second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
@@ -116,7 +116,7 @@ def try_all_layers(
         raise
     comparison = compare(lane, first, second, tried)
     own.unlink(missing_ok=True)
-    _check_better(comparison, "all layers weren't trained, because a short trial wasn't clearly better")
+    _check_better(comparison, "skipped training all layers, because a short trial of it wasn't clearly better")
     log.info("trial of all layers on %d of %d images: %s", len(tried), len(samples), _in_words(comparison))
 
 
@@ -140,14 +140,14 @@ def _check_enough(samples: Sequence[Sample]) -> None:
     training, judged = _looked_at(samples)
     if len(training) < FEWEST_TRAINING_IMAGES:
         raise NotBetter(
-            f"all layers weren't trained, because that needs at least {FEWEST_TRAINING_IMAGES} images that a person "
-            f"has looked at, in addition to the held-out ones, and there are {len(training)}"
+            f"skipped training all layers, because it needs at least {FEWEST_TRAINING_IMAGES} images that a person has "
+            f"looked at, in addition to the held-out ones; found {len(training)}"
         )
     groups = len({sample.vote for sample in judged})
     if groups < FEWEST_COMPARED:
         raise NotBetter(
-            f"all layers weren't trained, because {FEWEST_COMPARED} held-out images are needed to show whether that is "
-            f"better, and there are {groups} (near-duplicates count as one)"
+            f"skipped training all layers, because at least {FEWEST_COMPARED} held-out images are needed to show "
+            f"whether it is better; found {groups} (near-duplicates count as one)"
         )
 
 
@@ -225,5 +225,5 @@ def _tune(
             to_reach=start.record["figures"]["accuracy"],
         )
     except Diverged as error:
-        raise NotBetter(f"all layers can't be trained, because {error}") from None
+        raise NotBetter(f"can't train all layers, because {error}") from None
     return tuned.backbone

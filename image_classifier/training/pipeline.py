@@ -139,7 +139,7 @@ def learn_head(
     and with more labels. Labels that nobody has looked at don't count in the metrics, and only the served head learns
     them. The mistakes are looked for among all images, each evaluated by a head fitted without it. The forecast
     of an `earlier` version stays until there are a fifth more labels, so that a correction needn't wait for a new one,
-    unless the network is another one or the accuracy has clearly changed.
+    unless the network has changed or the accuracy has clearly changed.
 
     A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels
     than those of heads that haven't seen the images.
@@ -237,7 +237,7 @@ def _forecast_of(
     found = earlier.record.get("figures", {}).get("forecast")
     if not found or found.get("random_sample", False) != is_of_sample:
         return None
-    # Otherwise, labels have been corrected, for example.
+    # The accuracy has clearly changed, for example because labels were corrected.
     if not figures["accuracy_low"] <= found["now"] <= figures["accuracy_high"]:
         return None
     return found if found["labels"] <= labels < FORECAST_AGAIN * found["labels"] else None

@@ -10,7 +10,7 @@ from my_backend.label_studio.client import LabelStudio
 
 # With SQLite, Label Studio answers 500 to pages of more than 995 tasks.
 PAGE_TASKS = 500
-POOL_FIELDS = "id,data,predictions,model_version"  # with all, Label Studio takes much longer
+POOL_FIELDS = "id,data,predictions,model_version"  # with all fields, Label Studio takes much longer
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
 
 Json = dict[str, Any]

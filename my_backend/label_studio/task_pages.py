@@ -42,7 +42,7 @@ def tasks_by_id(
 def all_of(ids: Sequence[int], page_of: Callable[[Sequence[int]], Any]) -> list[Json]:
     """The tasks among `ids` that exist; asks again for the rest if Label Studio answers with smaller pages.
 
-    With TASK_API_PAGE_SIZE_MAX, it does. The tasks that are missing on such a page must not seem deleted.
+    It does so if its TASK_API_PAGE_SIZE_MAX is low. The tasks that are missing on such a page must not look deleted.
     """
     found: dict[int, Json] = {}
     more = True

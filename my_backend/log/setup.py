@@ -43,9 +43,9 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None, 
     """Starts a process that collects all output of this process, also after an exec.
 
     This gives the lines of libraries, uWSGI and supervisor the same format, lets a single process rotate LOG_FILE, and
-    keeps secrets out. Does nothing if the log is text and goes to standard error only, unless it should
-    `always` be a pipe. `name` is the logger's name for raw lines. Windows has no fork, so there only our own lines have
-    the format; raises BackendError if there should be a file.
+    keeps secrets out. Does nothing if the log is text and goes to standard error only, unless `always` is
+    set. `name` is the logger's name for raw lines. Windows has no fork, so there only our own lines have the format;
+    raises BackendError if there should be a file.
     """
     if settings.log_format == "text" and log_file is None and not always:
         return

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from my_backend import files
 
 EVERY = 5  # every fifth image to label comes from the random order
-# The first images don't: from these few, the model learns most if they are typical and spread out.
+# The first images don't: a model learns most from so few if they are typical and diverse.
 FIRST = 10
 NEXT = 500  # unlabeled tasks that are kept: more than people label before the tasks are listed again
 NEXT_FILE = "random_order.json"
@@ -28,7 +28,7 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
 
 
 def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -> Iterator[int]:
-    """All tasks, each once; after the first ones, every fifth one is the next of the `random` order.
+    """All tasks, each once; after the first ten, every fifth one is the next of the `random` order.
 
     `earlier` tasks come before these.
     """
@@ -50,10 +50,10 @@ def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
 
 
 def random_sample(folder: Path, project: str, labeled: Iterable[int], unseen: Iterable[int]) -> frozenset[int]:
-    """The labeled tasks that are a random sample: those before the first one in the random order without a label.
+    """The labeled tasks that are a random sample: those before the first unlabeled task in the random order.
 
-    Labels of tasks that nobody has looked at (`unseen`) don't count: no model is evaluated on them, and the remaining
-    labels are then of harder images. Empty if the order isn't used, or if all tasks have labels that count.
+    Tasks whose labels nobody has looked at (`unseen`) count as unlabeled: no model is evaluated on them, and the other
+    labels are of harder images. Empty if the order isn't used, or if all tasks have labels that count.
     """
     kept = files.read_record(folder / NEXT_FILE, _NEXT)
     if kept is None:

@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1  # between two checks whether a pointer has moved
 MOST_TO_PREPARE = 100_000_000  # bytes of imported tasks that wait; others are read when they are predicted
 TASK_BYTES = 1000  # that a task takes in addition to its longest texts
 PREPARED_AT_ONCE = 64  # tasks between two checks whether the process is stopping
-LOAD_SECONDS = 120.0  # for a version to load; then the other projects' versions are loaded next to it
+LOAD_SECONDS = 120.0  # for a version to load; after that, other projects' versions are loaded at the same time
 RETRY_SECONDS = 30.0  # until a version that failed to load is tried again
 REFRESH_SECONDS = 2.0  # between two checks for projects added by other processes, and of all pointers
 
@@ -134,7 +134,7 @@ class Serving(Background):
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
-        self._loading: dict[str, tuple[Wanted, Future[Live]]] = {}  # those that take longer than LOAD_SECONDS
+        self._loading: dict[str, tuple[Wanted, Future[Live]]] = {}  # versions that take longer than LOAD_SECONDS
         self._wanted: dict[str, Wanted] = {}  # as the pointers were last read
         # What the live model was last found to suit, since parsing a large labeling config again takes long.
         self._settled: dict[str, tuple[Project, Wanted]] = {}
@@ -429,7 +429,7 @@ class Serving(Background):
 
 
 def _in_a_thread(load: Callable[..., Live], *arguments: Any) -> Future[Live]:
-    """What `load` returns or raises; the process doesn't wait for the thread when it ends."""
+    """Runs `load` in a thread, for which the process doesn't wait when it ends; the future has its result or error."""
     future: Future[Live] = Future()
 
     def run() -> None:

@@ -17,7 +17,7 @@ from my_backend.projects.versions import Version, Versions
 from my_backend.web.pages.curves import Curves, Points, curves_of, shown_number
 
 SHADES = 9
-MOST_CONFUSED = 25  # classes in the confusion matrix: of 300 classes, it would have 90,000 cells
+MOST_CONFUSED = 25  # classes in the confusion matrix; with 300, it would have 90,000 cells
 REMEMBERED = 2000  # versions; they never change
 MISTAKES_FILE_BYTES = 5_000_000
 # Labels that are less likely to be right are called likely mistakes. docs/project/learning.md has the measurement.
@@ -183,7 +183,7 @@ def _matrix(figures: Figures) -> tuple[list[str], list[list[int]]]:
 
 
 def _most_confused(matrix: Sequence[Sequence[int]]) -> list[int]:
-    """The numbers of all classes, or of those in the most frequent confusions if there are many, in their order."""
+    """The numbers of the classes to show, in order: all; if there are many, those in the most frequent confusions."""
     if len(matrix) <= MOST_CONFUSED:
         return list(range(len(matrix)))
     found = [(-count, row, column) for row, counts in enumerate(matrix) for column, count in enumerate(counts) if count]

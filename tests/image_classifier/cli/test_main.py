@@ -133,7 +133,7 @@ def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     assert re.search(r"epoch +loss +accuracy +left\n +1/1 +[\d.]+ +[\d.]+% +\d+ s\n", said.err)
     why = (
         r"training all layers wasn't clearly better: accuracy \d+\.\d% on \d+ held-out images, and \d+\.\d% with only "
-        r"the last layer trained; so the model in which only the last layer was trained is kept\n"
+        r"the last layer trained; keeping the model with only the last layer trained\n"
     )
     assert bool(re.search(why, said.err)) is not better
     kept = ["full", "head"] if better else ["head"]
@@ -373,8 +373,8 @@ def test_export_with_labels_that_nobody_has_reviewed_is_learned_without_an_accur
     assert said.status == 0, said
     assert f"({len(tasks)} accepted without review)" in said.out
     assert "accuracy unknown, because too few different images have been reviewed" in said.out
-    assert "all layers weren't trained, because that needs at least 2 images that a person has looked at" in said.err
-    assert "so the model in which only the last layer was trained is kept" in said.err
+    assert "skipped training all layers, because it needs at least 2 images that a person has looked at" in said.err
+    assert "; keeping the model with only the last layer trained" in said.err
 
 
 def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Path, trained: Path) -> None:

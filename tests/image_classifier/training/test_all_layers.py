@@ -59,7 +59,7 @@ def not_better(reason: str) -> AbstractContextManager[object]:
     return pytest.raises(NotBetter, match=f"^{re.escape(reason)}$")
 
 
-TRIAL_REFUSED = "all layers weren't trained, because a short trial wasn't clearly better: "
+TRIAL_REFUSED = "skipped training all layers, because a short trial of it wasn't clearly better: "
 REFUSED = "training all layers wasn't clearly better: "
 WITH_FIGURES = "accuracy 70.0% on 100 held-out images, and 80.0% with only the last layer trained"
 NO_IMAGES = "there are no held-out images to compare on"
@@ -184,7 +184,7 @@ def test_much_too_high_learning_rate_is_named_and_leaves_the_first_model(
     (tmp_path / all_layers.TRIAL_CHECKPOINT).touch()  # of an earlier epoch
     for origin in ("imagenet", "random"):  # in the trial, or later
         first = replace(start, backbone=replace(start.backbone, origin=origin))
-        with pytest.raises(NotBetter, match=r"^all layers can't be trained, because the loss became (nan|inf) at the"):
+        with pytest.raises(NotBetter, match=r"^can't train all layers, because the loss became (nan|inf) at the"):
             train_all_layers(lane, first, some, high, tmp_path / "checkpoint", ignore, mode="full")
     assert not (tmp_path / all_layers.TRIAL_CHECKPOINT).exists()
 
@@ -228,9 +228,9 @@ def accepted(samples: list[Sample], part: str, *, left: int) -> list[Sample]:
 
 
 TOO_FEW_TRAINING_IMAGES = (
-    "that needs at least 2 images that a person has looked at, in addition to the held-out ones, and there are 1"
+    "it needs at least 2 images that a person has looked at, in addition to the held-out ones; found 1"
 )
-TOO_FEW = "2 held-out images are needed to show whether that is better, and there are"
+TOO_FEW = "at least 2 held-out images are needed to show whether it is better; found"
 
 
 @pytest.mark.parametrize("origin", ["imagenet", "random"])
@@ -257,7 +257,7 @@ def test_all_layers_are_not_tried_with_too_few_images_that_were_looked_at(
 
     few = accepted(some, part, left=left)
     first = replace(start, backbone=replace(start.backbone, origin=origin))
-    with not_better(f"all layers weren't trained, because {reason}"):
+    with not_better(f"skipped training all layers, because {reason}"):
         train_all_layers(lane, first, few, QUICK, tmp_path / "checkpoint", fail, mode="full")
 
 
@@ -266,7 +266,7 @@ def test_near_duplicates_are_not_enough_to_compare_on(
 ) -> None:
     monkeypatch.setattr(all_layers, "try_all_layers", lambda *given: pytest.fail("there was a trial"))
     alike = [replace(sample, group="0") if sample.part == "val" else sample for sample in some]
-    with not_better(f"all layers weren't trained, because {TOO_FEW} 1 (near-duplicates count as one)"):
+    with not_better(f"skipped training all layers, because {TOO_FEW} 1 (near-duplicates count as one)"):
         train_all_layers(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore, mode="full")
 
 
@@ -297,7 +297,7 @@ def test_trial_without_held_out_images_fails_at_once(
 
     many = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
     assert any(held_out(many))
-    with not_better(f"all layers weren't trained, because {TOO_FEW} 0 (near-duplicates count as one)"):
+    with not_better(f"skipped training all layers, because {TOO_FEW} 0 (near-duplicates count as one)"):
         try_all_layers(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail)
 
 

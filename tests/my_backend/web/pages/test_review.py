@@ -191,7 +191,7 @@ def test_confusion_matrix_of_many_choices_shows_those_that_are_confused_most(cli
     assert rows == [*names[0:24:2], *names[275::2]], "twelve pairs, and one of the two choices of the thirteenth"
     assert table.count("<td class") == 25 * 25
     assert len(text) < 300_000
-    assert "Of 300 choices, these 25 are confused most often." in text
+    assert "Shown are the 25 of 300 choices that are confused most often." in text
     less = client.http.get(f"{HERE}/versions/{name}?label=choice 257&predicted=choice 042", headers=HTML).text
     assert "The confusion matrix counts 18 images with this label and prediction" in less
     [record] = client.post("/versions", {"project": PROJECT})["details"]
