@@ -61,15 +61,15 @@ def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Pat
         clock = _Spent()
         try:
             try_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
-        except NotBetter as error:
-            yield f"  trial refused, {clock}: {error}"
-        else:
             yield f"  trial passed, {clock}"
             tuned = learn_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
-            comparison = compare(lane, head, tuned, samples)
-            published = bool(comparison and comparison.better)
-            yield f"  all layers {'published' if published else 'refused'}, {clock}; {comparison}"
-            yield f"  all layers {_accuracy(lane, tuned, test):.4f}"
+        except NotBetter as error:
+            yield f"  {error}, {clock}"
+            return
+        comparison = compare(lane, head, tuned, samples)
+        published = bool(comparison and comparison.better)
+        yield f"  all layers {'published' if published else 'refused'}, {clock}; {comparison}"
+        yield f"  all layers {_accuracy(lane, tuned, test):.4f}"
     finally:
         lane.close()
         cache.close()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,16 @@ from image_classifier.data.preprocessing import ImageError, limit_memory, limit_
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import Examination, answers_of, embed_samples, examine_model
 from image_classifier.nets.classifier import BACKBONE_FILE, Classifier, load_backbone
-from image_classifier.nets.folder import SavedModel, find_model, is_version, load_model, locked, save_model
+from image_classifier.nets.folder import (
+    FULL,
+    HEAD,
+    SavedModel,
+    find_model,
+    is_version,
+    load_model,
+    locked,
+    save_model,
+)
 from image_classifier.nets.weights import WeightsError
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.training.correction import correct
@@ -497,7 +507,10 @@ def retrain(
     place = find_model(model)
     if output is None and is_version(place):
         raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
-    with new_folder(output) if output else locked(place):
+    with ExitStack() as held:
+        held.enter_context(new_folder(output) if output else locked(place))
+        if output is None and place.name == FULL:
+            held.enter_context(locked(place.with_name(HEAD)))  # a training run locks this one
         _retrain(place, img, label, output / place.relative_to(model) if output else place)
 
 

@@ -230,12 +230,15 @@ def _allocate(path: Path) -> None:
 
     lmdb creates it sparse and maps it, so a later write to it would kill the process if the disk is full.
     """
-    if hasattr(os, "posix_fallocate"):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.posix_fallocate(file, 0, (MOST_READERS + 8) * _READER)
-        finally:
-            os.close(file)
+    size = (MOST_READERS + 8) * _READER
+    if not hasattr(os, "posix_fallocate") or (path.exists() and path.stat().st_size >= size):
+        # Not opened again: closing the file would release the locks that this process already has on it.
+        return
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(file, 0, size)
+    finally:
+        os.close(file)
 
 
 def _fill_up(env: lmdb.Environment, path: Path) -> None:

@@ -106,8 +106,10 @@ def try_all_layers(
     own = checkpoint.with_name(TRIAL_CHECKPOINT)
     try:
         embedded = embed(lane, start.backbone, tried, report)
-    except TooFewLabels as error:  # the other classes are too rare to be in the part
-        raise NotBetter(f"skipped training all layers, because there are too few labels for a trial: {error}") from None
+    except TooFewLabels:  # the other classes are too rare to be in the part
+        raise NotBetter(
+            "skipped training all layers, because too few classes are frequent enough for a trial"
+        ) from None
     first = learn_head(start.backbone, embedded, start.classes, _for_head(hyperparameters, start), report)
     try:
         second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)

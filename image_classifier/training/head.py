@@ -113,8 +113,10 @@ def train_heads(
         scheduler.step()
         loss = float(loss_of(layers(inputs, slice(1))[0].T[own[0]], targets[own[0]]))
         if not math.isfinite(loss):
-            rate = HEAD_RATE * hyperparameters.learning_rate
-            raise UsersError(f"the loss of the last layer became {loss} at its learning rate {rate:g}: set a lower one")
+            raise UsersError(
+                f"the loss of the last layer became {loss}: set a lower learning rate (LEARNING_RATE or --lr) than "
+                f"{hyperparameters.learning_rate:g}"
+            )
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
     return layers.heads(center)
 

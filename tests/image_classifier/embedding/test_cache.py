@@ -17,6 +17,7 @@ import pytest
 from image_classifier.embedding.cache import MAX_BYTES, MAX_ENTRIES, Embedding, EmbeddingCache
 from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 
+LOCKS = Path("/proc/locks")
 NETWORK, OTHER_NETWORK = "ab" * 16, "cd" * 16
 
 WRITER = """
@@ -253,6 +254,23 @@ def test_containers_whose_processes_have_the_same_id_share_a_folder(tmp_path: Pa
 
     assert opened == [b"open\n"] * 3, outputs
     assert [output for output, _ in outputs] == [b"written\n10 0\n"] * 3, outputs
+
+
+def test_second_opening_in_a_process_leaves_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Closing a file releases the process's locks on it: another process would then overwrite what this one reads."""
+
+    def held() -> int:
+        inode = (tmp_path / "lock.mdb").stat().st_ino
+        return sum(f" {os.getpid()} " in line and f":{inode} " in line for line in LOCKS.read_text().splitlines())
+
+    if not LOCKS.exists():
+        pytest.skip("this system doesn't list its locks")
+    cache = EmbeddingCache(tmp_path)
+    before = held()
+    with pytest.raises(lmdb.Error):
+        EmbeddingCache(tmp_path)
+    assert held() == before > 0
+    cache.close()
 
 
 @needs_namespaces
