@@ -168,16 +168,19 @@ def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> tuple[
     return bins, error
 
 
-def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = ()) -> float:
+def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = (), usual: float | None = None) -> float:
     """The temperature, from 0.05 to 20, under which the logits of held-out images are most likely.
 
     As if one more image had been evaluated, and been wrong: a few images that are all right must not give certainty.
-    Images with the same of `votes` [n] count as one.
+    Images with the same of `votes` [n] count as one. The fewer images there are, the closer the temperature is to the
+    `usual` one, if that is given: its logarithm is expected within about 1 of the usual one's.
     """
     weights = vote_weights(votes) if votes else torch.ones(len(targets))
     doubt = 1 / (float(weights.sum()) + 1)
     temperatures = torch.logspace(-1.301, 1.301, 105)
     losses = torch.stack([_losses(logits / t, targets, doubt) @ weights for t in temperatures])
+    if usual is not None:
+        losses += (temperatures / usual).log().square() / 2
     return float(temperatures[losses.argmin()])
 
 

@@ -224,7 +224,7 @@ def _tune(
             checkpoint,
             progress,
             seconds=seconds,
-            to_reach=start.record["figures"]["accuracy"],
+            to_reach=start.record["figures"].get("accuracy", 0.0),
         )
     except Diverged as error:
         raise NotBetter(f"can't train all layers, because {error}") from None

@@ -48,8 +48,12 @@ from image_classifier.training.learning_curve import forecast_accuracy
 
 log = logging.getLogger(__name__)
 
+MIN_IMAGES = 4
 MIN_CLASSES = 2
-MIN_IMAGES_OF_A_CLASS = 2
+# How many of the images must be of classes that the heads of cross-validation have learned: the others are always
+# wrong there, but the version has learned their classes.
+MEASURABLE_SHARE = 0.5
+UNTEMPERED = 100  # labels with which a head usually needs no temperature
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
 FORECAST_AGAIN = 1.2  # times as many labels as at the last forecast
 AT_ONCE = 256  # images that are embedded between two reports
@@ -98,21 +102,21 @@ def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], pr
 
 
 def check_enough(samples: Sequence[Sample]) -> None:
-    """Raises TooFewLabels if there are too few labels to tell any class from another."""
+    """Raises TooFewLabels if there are too few labels to tell any class from another.
+
+    One image of a class is enough: the first images to label are diverse, so few classes have two of them.
+    """
     counts = Counter(name for sample in samples for name in classes_of(sample.label))
     multiple = any(not isinstance(sample.label, str) for sample in samples)
     # What all images have cannot be told from what none has.
-    most = len(samples) - MIN_IMAGES_OF_A_CLASS if multiple else len(samples)
-    learnable = [name for name, count in counts.items() if MIN_IMAGES_OF_A_CLASS <= count <= most]
-    if len(learnable) >= (1 if multiple else MIN_CLASSES):
+    learnable = [name for name, count in counts.items() if not multiple or count < len(samples)]
+    if len(samples) >= MIN_IMAGES and len(learnable) >= (1 if multiple else MIN_CLASSES):
         return
-    wanted = (
-        f"{MIN_IMAGES_OF_A_CLASS} images with a choice and {MIN_IMAGES_OF_A_CLASS} without it"
-        if multiple
-        else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
-    )
+    wanted = "some of them with a choice that others don't have" if multiple else f"with at least {MIN_CLASSES} choices"
     have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
-    raise TooFewLabels(f"Too few labels to train on: label at least {wanted} (labeled so far: {have}).")
+    raise TooFewLabels(
+        f"Too few labels to train on: label at least {MIN_IMAGES} images, {wanted} (labeled so far: {have})."
+    )
 
 
 def order_classes(samples: Sequence[Sample], known: Sequence[str], preferred: Sequence[str]) -> tuple[str, ...]:
@@ -174,17 +178,20 @@ def learn_head(
     else:
         method, seen = CROSS_VALIDATION, folded
     seen = seen & looked_at
+    could_be_right = (known | ~shown).all(1)
+    measured = bool(could_be_right.float().mean() > MEASURABLE_SHARE)
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
-    temperature = 1.0
+    fair = seen & could_be_right
+    temperature = fit_temperature(logits[fair], targets[fair], _votes(samples, fair), usual_temperature(len(samples)))
     figures: dict[str, Any] = {"judged_by": method}
-    if seen.any():
-        votes = [samples[row].vote for row in seen.nonzero().flatten().tolist()]
-        temperature = fit_temperature(logits[seen], targets[seen], votes)
-        if guess and not thresholds:
-            labels = [str(samples[row].label) for row in seen.nonzero().flatten().tolist()]
-            to_beat = brier_score(logits[seen] / temperature, targets[seen], votes)
-            if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
-                return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
+    votes = _votes(samples, seen)
+    if guess and not thresholds and seen.any():
+        labels = [str(samples[row].label) for row in seen.nonzero().flatten().tolist()]
+        calibrated_logits = logits[seen] / fit_temperature(logits[seen], targets[seen], votes)
+        to_beat = brier_score(calibrated_logits, targets[seen], votes)
+        if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
+            return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
+    if measured and seen.any():
         figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method, known)
         if method == CROSS_VALIDATION:
             right = hits(logits[seen], targets[seen], thresholds)
@@ -199,8 +206,13 @@ def learn_head(
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
     learned = ~torch.tensor(may_be_held_out(samples)) if backbone.origin == FINE_TUNED else ~everything
-    mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds)
+    mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds) if measured else ()
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def usual_temperature(labels: int) -> float:
+    """The temperature that a head with so many labels usually needs: the fewer, the more it is too sure."""
+    return float(max(1.0, (UNTEMPERED / labels) ** 0.4))
 
 
 def _with_figures(
@@ -288,9 +300,8 @@ def _figures(
     """
 
     def on(part: Tensor) -> dict[str, Any]:
-        votes = [samples[row].vote for row in part.nonzero().flatten().tolist()]
         known_of = None if known is None else known[part]
-        found = evaluate(logits[part], targets[part], classes, thresholds, votes, known_of).record()
+        found = evaluate(logits[part], targets[part], classes, thresholds, _votes(samples, part), known_of).record()
         if method == CROSS_VALIDATION:
             accuracy, low, high = (found[name] for name in INTERVAL)
             expected = with_all_labels(accuracy, low, high, share, len(samples))
@@ -316,10 +327,13 @@ def _random_sample(samples: Sequence[Sample], seen: Tensor) -> Tensor | None:
     return _part(samples, seen, [sample.at_random for sample in samples], FEWEST_DRAWN)
 
 
+def _votes(samples: Sequence[Sample], part: Tensor) -> list[str]:
+    return [samples[row].vote for row in part.nonzero().flatten().tolist()]
+
+
 def _part(samples: Sequence[Sample], seen: Tensor, members: Sequence[bool], fewest: int) -> Tensor | None:
     part = seen & torch.tensor(members)
-    votes = {samples[row].vote for row in part.nonzero().flatten().tolist()}
-    return None if len(votes) < fewest or bool((part == seen).all()) else part
+    return None if len(set(_votes(samples, part))) < fewest or bool((part == seen).all()) else part
 
 
 def _mistakes(

@@ -21,7 +21,7 @@ from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.threads import one_thread
 from image_classifier.training.head import HEAD_DECAY, scale_of
-from image_classifier.training.pipeline import MIN_CLASSES, MIN_IMAGES_OF_A_CLASS, counts_of, label_weights
+from image_classifier.training.pipeline import counts_of, label_weights
 
 FEWEST_LABELS = 1000  # with fewer, training all heads on all of them takes less than a second
 MOST_CHANGES, CHANGED_SHARE = 500, 0.05  # labels since the head was trained on all: with more, it must be again
@@ -89,8 +89,6 @@ def learn_changes(
         vectors.append(one)
     embeddings = torch.from_numpy(np.stack(vectors))
     counts, learned = counts_of(labels, map(source_of, samples), classes), len(anchors) + len(changed)
-    if sum(count >= MIN_IMAGES_OF_A_CLASS for count in counts["labels"].values()) < MIN_CLASSES:
-        return None
     head = update_head(classifier, counts["labels"], anchors, images_of, changed, embeddings[:learned])
     if checked:
         targets = targets_of([sample.label for sample in checked], classes)

@@ -377,7 +377,7 @@ def test_export_with_labels_that_nobody_has_reviewed_is_learned_without_an_accur
     said = run(*TRAIN, "export.json", "--images", "images", "--mode", "full", "--epochs", 2)
     assert said.status == 0, said
     assert f"({len(tasks)} accepted without review)" in said.out
-    assert "accuracy unknown, because too few different images have been reviewed" in said.out
+    assert "accuracy unknown, because too few different images of a class have been reviewed" in said.out
     assert "skipped training all layers, because it needs at least 2 images that a person has looked at" in said.err
     assert "; keeping the model with only the last layer trained" in said.err
 
@@ -704,19 +704,20 @@ def test_images_that_have_no_class_are_not_forgotten_either(
     assert "because 3 of 3 images of no class (such as " in refused.error
 
 
-def test_a_model_of_few_images_does_not_forget_one_of_them(
+def test_a_model_of_few_images_does_not_forget_half_of_them(
     run: Command, folder: Path, others: Path, tmp_path: Path
 ) -> None:
-    """Half of a class would be left, but that is one image."""
+    """Half of each class would be left, but with the corrected image, these are only three."""
     for name in "01":
         for path in sorted((folder / name).iterdir())[:2]:
             (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / "few" / name)
     assert run(*TRAIN, tmp_path / "few", "--epochs", 1).status == 0
-    next((tmp_path / "few/1").iterdir()).unlink()
+    for name in "01":
+        next((tmp_path / "few" / name).iterdir()).unlink()
     shutil.rmtree(os.environ["CACHE_DIR"])
     refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "0")
-    assert "because 1 of 2 images of 1 (such as " in refused.error
+    assert "because 1 of 2 images of 0, 1 of 2 images of 1 (such as " in refused.error
 
 
 @pytest.mark.parametrize(

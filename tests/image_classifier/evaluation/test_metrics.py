@@ -218,6 +218,18 @@ def test_the_temperature_stays_bounded_for_few_images() -> None:
     assert fit_temperature(right, torch.arange(2)) <= fit_temperature(wrong, torch.arange(2))
 
 
+def test_the_usual_temperature_counts_less_the_more_images_there_are() -> None:
+    generator = torch.Generator().manual_seed(3)
+    honest = 2 * torch.randn(2000, 4, generator=generator)
+    targets = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+
+    found = [fit_temperature(honest[:count], targets[:count], usual=5.0) for count in (0, 10, 2000)]
+
+    assert found[0] == pytest.approx(5, rel=0.05)
+    assert found[0] > 1.2 * found[1] > 1.2 * found[2]
+    assert found[2] == pytest.approx(1, rel=0.1)
+
+
 def test_the_temperature_of_several_makes_the_labels_likelier_too() -> None:
     generator = torch.Generator().manual_seed(3)
     honest = 2 * torch.randn(2000, 3, generator=generator)

@@ -21,6 +21,7 @@ from image_classifier.training.pipeline import (
     embed,
     learn_head,
     order_classes,
+    usual_temperature,
 )
 
 QUICK = Hyperparameters(epochs=8)
@@ -215,21 +216,22 @@ def test_each_sample_keeps_the_embedding_of_its_own_image(
         torch.testing.assert_close(embedding, backbone.module(pixels)[0], rtol=1e-3, atol=1e-4)
 
 
+SEVERAL, NONE = frozenset({"a"}), frozenset[str]()
+
+
 @pytest.mark.parametrize(
-    "labels",
-    [
-        [],
-        ["a"] * 9,
-        ["a"] * 9 + ["b"],
-        [frozenset({"a"})] * 9,
-        [frozenset()] * 9,
-        [frozenset({"a"})] * 9 + [frozenset()],
-    ],
+    "labels", [[], ["a"] * 9, ["a", "b", "c"], [SEVERAL] * 9, [NONE] * 9, [SEVERAL, NONE, NONE]], ids=str
 )
-def test_too_little_to_learn_from_is_said(labels: list[str | frozenset[str]]) -> None:
+def test_too_little_to_learn_from_is_said(labels: list[Label]) -> None:
     image = ImageFile(Path("x"), "0" * 64)
-    with pytest.raises(TooFewLabels, match="Too few labels to train on"):
+    with pytest.raises(TooFewLabels, match="Too few labels to train on: label at least 4 images, "):
         check_enough([Sample(image, label) for label in labels])
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c", "d"], ["a"] * 9 + ["b"], [SEVERAL] * 9 + [NONE]], ids=str)
+def test_one_image_of_a_class_is_enough(labels: list[Label]) -> None:
+    image = ImageFile(Path("x"), "0" * 64)
+    check_enough([Sample(image, label) for label in labels])
 
 
 def test_known_classes_keep_their_places() -> None:
@@ -330,8 +332,35 @@ def test_there_are_no_figures_if_all_images_that_were_looked_at_are_near_duplica
     found = learn(backbone, accepted(alike, range(4, others + 4)))
 
     assert found.record["figures"] == {"judged_by": "cross-validation"}
-    assert found.head.temperature == 1
+    assert found.head.temperature == pytest.approx(usual_temperature(others + 4), rel=0.05)
     assert found.head(embedded.embeddings).isfinite().all()
+
+
+def with_classes(embedded: Embedded, names: Sequence[str]) -> Embedded:
+    samples = [replace(sample, label=name) for sample, name in zip(embedded.samples, names, strict=True)]
+    return replace(embedded, samples=samples)
+
+
+def test_there_are_no_figures_if_most_classes_have_one_image(backbone: Backbone) -> None:
+    """No head of cross-validation can be right about a class's only image, but the version knows the class."""
+    embedded = with_classes(around("abc" * 4), [f"class {number}" for number in range(10)] + ["class 0", "class 1"])
+
+    found = learn_head(backbone, embedded, order_classes(embedded.samples, (), ()), Hyperparameters(), silent)
+
+    assert found.record["figures"] == {"judged_by": "cross-validation"}
+    assert found.mistakes == ()
+    assert len(found.classes) == 10
+
+
+def test_only_images_on_which_a_head_could_be_right_calibrate(backbone: Backbone) -> None:
+    """Otherwise, a few classes with one image each would make the version unsure about all others."""
+    embedded = around("abc" * 10, noise=0.3)
+    alone = with_classes(embedded, [str(one.label) for one in embedded.samples[:22]] + list("stuvwxyz"))
+
+    found = learn_head(backbone, alone, order_classes(alone.samples, (), ()), Hyperparameters(), silent)
+
+    assert found.record["figures"]["accuracy"] < 0.8, "each of the eight is wrong"
+    assert found.head(embedded.embeddings[:22]).softmax(1).amax(1).mean() > 0.6
 
 
 def test_near_duplicates_flatter_no_figure(backbone: Backbone) -> None:
@@ -409,7 +438,7 @@ def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbo
     found = learn(backbone, accepted(around("abc" * 10), range(30)))
 
     assert found.record["figures"] == {"judged_by": "cross-validation"}
-    assert found.head.temperature == 1
+    assert found.head.temperature == pytest.approx(usual_temperature(30), rel=0.05)
 
 
 def figures_of(backbone: Backbone, embedded: Embedded, **members: Sequence[int]) -> dict[str, Any]:
@@ -509,7 +538,7 @@ def test_images_that_the_layers_have_learned_evaluate_and_calibrate_nothing(back
     embedded = around("aabb")  # too few to hold any out
     found = learn(replace(backbone, origin=FINE_TUNED), embedded)
     assert found.record["figures"] == {"judged_by": "held-out images"}
-    assert found.head.temperature == 1
+    assert found.head.temperature == pytest.approx(usual_temperature(4), rel=0.05)
 
 
 def test_mistakes_are_ranked_by_how_unlikely_their_label_is(backbone: Backbone) -> None:
