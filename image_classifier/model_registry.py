@@ -27,6 +27,8 @@ from image_classifier.nets.int8 import fingerprint_of_form, is_supported, read_f
 from image_classifier.nets.on_disk import keep_on_disk
 from image_classifier.settings import ClassifierSettings
 
+BASE = ""  # instead of the base network's fingerprint, which isn't known before it is loaded
+
 
 class SharedNetworks:
     """Loads networks on demand and only once; thread-safe."""
@@ -38,7 +40,9 @@ class SharedNetworks:
         self._imagenet: Head | None = None
         self._texts: ChoiceTexts | None = None
         self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
-        self._loading = Lock()
+        # One for each network, because loading may hang, for example on a network drive.
+        self._loading: WeakValueDictionary[str, Lock] = WeakValueDictionary()
+        self._changing = Lock()  # both of them
         self._opening = Lock()
 
     @property
@@ -60,7 +64,7 @@ class SharedNetworks:
     @property
     def base(self) -> Backbone:
         """The network that first versions start from, according to NETWORK, WEIGHTS and IMAGE_SIZE."""
-        with self._loading:
+        with self._only_load_of(BASE):
             return self._base
 
     @property
@@ -90,7 +94,8 @@ class SharedNetworks:
 
     def share(self, backbone: Backbone) -> Backbone:
         """The backbone with the same fingerprint that is already in memory, or this one."""
-        shared = self._backbones.setdefault(backbone.fingerprint, backbone)
+        with self._changing:
+            shared = self._backbones.setdefault(backbone.fingerprint, backbone)
         if shared is backbone and not backbone.int8:  # such a form is made of a network that is already shared
             _ = backbone.size  # computed with all weights, and remembered
             keep_on_disk(backbone.module, self._settings.cache_dir)
@@ -101,13 +106,18 @@ class SharedNetworks:
 
         If it has an 8-bit form of its network and this machine can compute it, that form computes the embeddings.
         """
-        with self._loading:
-            weights = read_record(folder)["weights"]
-            network, digest = weights["fingerprint"], weights.get("int8")
+        weights = read_record(folder)["weights"]
+        network, digest = weights["fingerprint"], weights.get("int8")
+        with self._only_load_of(network):
             if not (digest and is_supported(choose_device())):
                 return load_classifier(folder, self._saved_backbone(folder, network))
             known = self._backbones.get(fingerprint_of_form(network, digest))
             return load_classifier(folder, known or self._saved_form(folder, network, digest))
+
+    def _only_load_of(self, network: str) -> Lock:
+        """The lock of the network with this fingerprint."""
+        with self._changing:
+            return self._loading.setdefault(network, Lock())
 
     def _saved_backbone(self, folder: Path, fingerprint: str) -> Backbone:
         return self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))

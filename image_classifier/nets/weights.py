@@ -40,7 +40,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """All tensors in a .safetensors or .pth file, those of nested dicts by keys with dots; raises WeightsError."""
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            # While safetensors opens a file, no other thread runs; on a dead network drive that takes forever.
+            with file.open("rb"):
+                return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:  # its text advises to run code from the file
         raise WeightsError(

@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import socket
+import subprocess
+import sys
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -475,3 +477,33 @@ def test_a_damaged_file_in_the_download_cache_is_named(
     loaded = load_backbone("imagenet", 64)
     assert loaded.origin == "random"
     assert f"{file} can't be read: " in loaded.warning
+
+
+HANGS = """
+import os, sys, threading, time
+from pathlib import Path
+from image_classifier.nets.weights import WeightsError, read_weights
+
+def read():
+    try:
+        read_weights(Path(sys.argv[1]))
+    except WeightsError as error:
+        print(error)
+
+thread = threading.Thread(target=read)
+thread.start()
+while True:
+    try:
+        writer = os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)  # fails until `read` waits for it
+        break
+    except OSError:
+        time.sleep(0.005)
+thread.join()
+"""
+
+
+def test_weights_that_hang_stop_no_other_thread(tmp_path: Path) -> None:
+    pipe = tmp_path / "weights.safetensors"
+    os.mkfifo(pipe)  # like a file on a dead network drive: opening it takes until there is a writer
+    ended = subprocess.run([sys.executable, "-c", HANGS, pipe], capture_output=True, text=True, timeout=60, check=True)
+    assert f"{pipe} can't be read" in ended.stdout
