@@ -279,7 +279,7 @@ class TrainingJob:
                 folder,
                 project.uid,
                 chain.from_iterable(one.tasks for one in summaries),
-                chain.from_iterable(one.unseen for one in summaries),
+                chain.from_iterable(one.unseen or () for one in summaries),
             ),
             progress=progress,
             publish=publish,

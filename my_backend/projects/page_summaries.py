@@ -30,15 +30,15 @@ Json = dict[str, Any]
 class PageSummary:
     """The number of tasks of a page, their ids and those of their annotations, and a digest of the annotations.
 
-    `unseen` has the ids of the tasks whose annotations are all predictions that nobody has looked at. `made` says how
-    the annotations were made, by the name of the tag that is learned.
+    `unseen` has the ids of the tasks whose annotations are all predictions that nobody has looked at (None in older
+    files). `made` says how the annotations were made, by the name of the tag that is learned.
     """
 
     count: int
     tasks: list[int]
-    unseen: list[int]
     annotations: list[int]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    unseen: list[int] | None = None
     made: dict[str, Made] = field(default_factory=dict)
 
 
@@ -59,7 +59,8 @@ class PageSummaries:
         Raises KeyError, TypeError or AttributeError if it isn't in Label Studio's format.
         """
         if self._kept is None:
-            self._kept = files.read_record(self._path, _SUMMARIES) or {}
+            kept = files.read_record(self._path, _SUMMARIES) or {}
+            self._kept = {key: one for key, one in kept.items() if one.unseen is not None}
         key = digest_of(page)
         known = self._new.get(key) or self._kept.get(key)
         if known and (tag is None or tag.from_name in known.made):
@@ -99,9 +100,9 @@ def _summary(tasks: list[Json]) -> PageSummary:
     return PageSummary(
         len(tasks),
         _numbers(task.get("id") for task in tasks),
-        _numbers(task.get("id") for task in tasks if _is_unseen(task)),
         _numbers(annotation.get("id") for task in tasks for annotation in annotations_of(task)),
         f"{sum(digests) % _MODULUS:064x}",
+        _numbers(task.get("id") for task in tasks if _is_unseen(task)),
     )
 
 

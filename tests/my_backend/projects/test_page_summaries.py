@@ -88,3 +88,17 @@ def test_damaged_summaries_are_made_again(tmp_path: Path, damage: bytes) -> None
 
     assert PageSummaries(tmp_path).of(page).count == 20
     assert files.damages(tmp_path) == []
+
+
+def test_summaries_that_lack_the_unseen_tasks_are_made_again(tmp_path: Path) -> None:
+    (page,) = PackedTasks([{"id": 1, "annotations": [{"id": 2, "parent_prediction": 7, "lead_time": None}]}]).pages
+    summaries, path = PageSummaries(tmp_path), tmp_path / "annotated-pages.json"
+    expected = summaries.of(page)
+    summaries.keep([page])
+    older = json.loads(path.read_text())
+    for summary in older.values():
+        assert summary.pop("unseen") == [1]
+    path.write_text(json.dumps(older))
+
+    assert PageSummaries(tmp_path).of(page) == expected
+    assert files.damages(tmp_path) == []
