@@ -6,6 +6,7 @@ However the other tasks are chosen, those before the first unlabeled one in this
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,7 +20,16 @@ FIRST = 10
 NEXT = 500  # unlabeled tasks that are kept: more than people label before the tasks are listed again
 NEXT_FILE = "random_order.json"
 
-_NEXT = TypeAdapter(list[int])
+
+@dataclass(frozen=True)
+class _Next:
+    """The first unlabeled tasks in the random order, and the newest task that was ever listed as unlabeled."""
+
+    tasks: list[int]
+    newest: int
+
+
+_NEXT = TypeAdapter(_Next | list[int])  # older files have only the tasks
 
 
 def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
@@ -46,20 +56,29 @@ def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -
 
 def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
     """Keeps the first of all unlabeled tasks in the random order, in the project's folder."""
-    files.write_json(folder / NEXT_FILE, list(unlabeled[:NEXT]))
+    before = _kept(folder)
+    newest = max([*unlabeled, before.newest if before else 0])
+    files.write_json(folder / NEXT_FILE, asdict(_Next(list(unlabeled[:NEXT]), newest)))
+
+
+def _kept(folder: Path) -> _Next | None:
+    kept = files.read_record(folder / NEXT_FILE, _NEXT)
+    return _Next(kept, max(kept, default=0)) if isinstance(kept, list) else kept
 
 
 def random_sample(folder: Path, project: str, labeled: Iterable[int], unseen: Iterable[int]) -> frozenset[int]:
     """The labeled tasks that are a random sample: those before the first unlabeled task in the random order.
 
     Tasks whose labels nobody has looked at (`unseen`) count as unlabeled: no model is evaluated on them, and the other
-    labels are of harder images. Empty if the order isn't used, or if all tasks have labels that count.
+    labels are of harder images. Tasks that were imported since the last listing are left out, because it isn't known
+    which of those are unlabeled. Empty if the order isn't used, or if all tasks have labels that count.
     """
-    kept = files.read_record(folder / NEXT_FILE, _NEXT)
+    kept = _kept(folder)
     if kept is None:
         return frozenset()
-    known = frozenset(labeled)
-    first = next((task for task in kept if task not in known), kept[-1] if len(kept) == NEXT else None)
+    known = frozenset(task for task in labeled if task <= kept.newest)
+    last = kept.tasks[-1] if len(kept.tasks) == NEXT else None
+    first = next((task for task in kept.tasks if task not in known), last)
     missing = [*unseen, *([] if first is None else [first])]
     if not missing:
         return frozenset()

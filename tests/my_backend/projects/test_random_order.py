@@ -1,11 +1,13 @@
 """The random order of a project's tasks, and the sample that it gives."""
 
+import json
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from my_backend import files
 from my_backend.projects.random_order import EVERY, FIRST, NEXT, in_random_order, interleaved, keep_next, random_sample
 
 UID = "7.1795181751"
@@ -70,6 +72,24 @@ def test_sample_ends_where_the_kept_tasks_end(tmp_path: Path) -> None:
     assert random_sample(tmp_path, UID, TASKS, []) == set(order[: NEXT - 1])
 
 
+def test_sample_lacks_tasks_imported_since_the_last_listing(tmp_path: Path) -> None:
+    """Labels of hard ones among them would be in it, but the easy ones that come before them aren't known."""
+    order, both = in_random_order(UID, TASKS), in_random_order(UID, range(1, 1201))
+    imported = [task for task in both if task > 1000]
+    labeled = [*order[:100], *imported[1:20]]
+    keep_next(tmp_path, order[100:])
+    assert random_sample(tmp_path, UID, labeled, []) == set(order[:100])
+    keep_next(tmp_path, [task for task in both if task not in labeled])
+    assert random_sample(tmp_path, UID, labeled, []) == set(both[: both.index(imported[0])])
+
+
+def test_sample_is_the_same_with_an_older_file(tmp_path: Path) -> None:
+    order = in_random_order(UID, TASKS)
+    (tmp_path / "random_order.json").write_text(json.dumps(order[100:600]))
+    assert random_sample(tmp_path, UID, [*order[:100], *order[700:]], []) == set(order[:100])
+    assert files.damages(tmp_path) == []
+
+
 def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path: Path) -> None:
     errors, errors_of_all_labels = [], []
     for project in range(60):
@@ -103,6 +123,7 @@ def test_sample_shows_accuracy_on_all_tasks_after_sure_ones_were_accepted_unseen
         accepted = set(sorted(order[150:], key=sure.__getitem__, reverse=True)[:550])
         by_people = [*order[:150], *(task for task in order[150:] if task not in accepted)]
         by_people = by_people[: len(by_people) - left]
+        keep_next(tmp_path, order)
         keep_next(tmp_path, [task for task in order if task not in accepted | set(by_people)])
         sample = random_sample(tmp_path, uid, {*by_people, *accepted}, accepted)
         assert len(sample) >= 150
