@@ -27,6 +27,7 @@ FROM_THE_SERVER = (
     "model",
     "redis",
     "open-proxy",
+    "events-without-password",
     "images",
     "title",
     "renewal",

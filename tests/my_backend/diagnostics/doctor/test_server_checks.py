@@ -1,13 +1,15 @@
 """What the doctor finds out about the running server and the model class."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from my_backend import diagnostics
 from my_backend.diagnostics.doctor import server_checks
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.diagnostics.problem import Problem
+from my_backend.diagnostics.problem import CODES, Problem
 from my_backend.storage import identity
 from testing.http_server import FakeServer, Reply, Seen, json_reply
 from tests.my_backend.conftest import PROJECT, MakeSettings, Serve
@@ -47,6 +49,28 @@ def test_server_tells_what_only_it_knows(make_settings: MakeSettings, tmp_path: 
     assert found.said.endswith("; resnet18, imagenet weights, on cpu")
     assert found.problems[0].details == ("one",)
     assert server.seen[0].headers["Authorization"].startswith("Basic ")
+
+
+def test_every_problem_comes_from_a_check_of_the_doctor_or_from_the_server() -> None:
+    """The doctor's own checks are found in its code: they use the functions and constants that make the problems."""
+    folder = Path(diagnostics.__file__).parent
+    doctor = [ast.parse(file.read_text(encoding="utf-8")) for file in (folder / "doctor").glob("*.py")]
+    others = [ast.parse(file.read_text(encoding="utf-8")) for file in (folder / "rules").glob("*.py")]
+    defined: dict[str, ast.AST] = {}
+    for node in (node for tree in others for node in tree.body):
+        if isinstance(node, ast.FunctionDef):
+            defined[node.name] = node
+        elif isinstance(node, ast.Assign):
+            defined |= {one.id: node.value for one in node.targets if isinstance(one, ast.Name)}
+    own, used = set[str](), {one.id for tree in doctor for one in ast.walk(tree) if isinstance(one, ast.Name)}
+    while used:
+        made_by = defined.pop(used.pop(), None)
+        found = list(ast.walk(made_by)) if made_by else []
+        own |= {one.value for one in found if isinstance(one, ast.Constant) and one.value in CODES}
+        used |= {one.id for one in found if isinstance(one, ast.Name)}
+
+    assert {"gpu", "webhook-missing"} <= own
+    assert own | set(server_checks.FROM_THE_SERVER) == set(CODES)
 
 
 def test_damaged_file_that_the_server_found_is_reported(serve: Serve) -> None:
