@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connection import without_password
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
 from safe_http.session import Origin, SafeSession
@@ -71,7 +72,8 @@ class Connections:
         """Label Studio's URL and the backend's token, "" if unknown."""
         url, key = self._settings.label_studio_url, self._settings.label_studio_api_key.get_secret_value()
         if not (url and key) and credentials and _is_at(credentials.hostname, url):
-            return credentials.hostname, credentials.access_token
+            # A user name would be sent instead of the token.
+            return without_password(credentials.hostname), credentials.access_token
         return url, key
 
     def _client(self, url: str, key: str) -> LabelStudio:

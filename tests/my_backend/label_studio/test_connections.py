@@ -61,6 +61,13 @@ def test_key_goes_to_the_configured_url_and_setups_token_to_its_sender(
     assert (found and (found.url, found._token)) == expected
 
 
+def test_token_is_sent_though_setup_named_a_user(label_studio: FakeLabelStudio, make_settings: MakeSettings) -> None:
+    hostname = label_studio.url.replace("//", "//me:password@")
+    found = Connections(make_settings()).label_studio(Credentials(hostname, label_studio.pat))
+    assert found is not None
+    assert found.project(7)["id"] == 7
+
+
 def test_label_studio_may_be_private_but_not_other_ports_of_its_host(
     label_studio: FakeLabelStudio, make_settings: MakeSettings
 ) -> None:
