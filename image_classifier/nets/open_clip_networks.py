@@ -128,7 +128,7 @@ def _open_clip() -> Any:
         open_clip = importlib.import_module("open_clip")
     except ImportError as error:
         missing = install("open_clip_torch")
-        raise UnknownNetwork(f"open_clip isn't installed ({error}): run `{missing}`") from error
+        raise UnknownNetwork(f"open_clip isn't installed ({error}): run {missing}") from error
     folder = Path(str(open_clip.__file__)).parent
     # It logs each step to the root logger, and warns that weights are missing even if they are loaded right afterward.
     logging.getLogger().addFilter(lambda record: Path(record.pathname).parent != folder)

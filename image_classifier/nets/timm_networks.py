@@ -105,7 +105,7 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise UnknownNetwork(f"timm isn't installed ({error}): run `{install('timm')}`") from error
+        raise UnknownNetwork(f"timm isn't installed ({error}): run {install('timm')}") from error
 
 
 def _architecture(network: str) -> str:

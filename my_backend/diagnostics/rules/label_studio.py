@@ -42,7 +42,8 @@ def no_token(url: str = "") -> Problem:
         "In Label Studio, click your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
         f"restart the backend with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} "
         "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both settings, one per line, into a `.env` "
-        "file in its working directory.",
+        "file in its working directory. With Docker Compose, put them into `.env` next to `docker-compose.yml`, with "
+        "host.docker.internal instead of localhost, and run `docker compose up -d` again.",
     )
 
 

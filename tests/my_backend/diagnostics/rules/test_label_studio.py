@@ -42,6 +42,7 @@ def test_label_studio_that_does_not_answer(error: LabelStudioError, code: str, m
 
 def test_token_and_url_that_are_missing() -> None:
     assert "`LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=<the token>`" in no_token().hint
+    assert "With Docker Compose, put them into `.env` next to `docker-compose.yml`" in no_token().hint
     assert "`LABEL_STUDIO_URL=http://ls:8080 LABEL_STUDIO_API_KEY" in no_token("http://ls:8080").hint
     assert (no_token().code, access_token().code) == ("no-token", "token-short")
     assert (unknown_url(PROJECT).code, unknown_url(PROJECT).project) == ("label-studio-unknown", PROJECT)

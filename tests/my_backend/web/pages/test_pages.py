@@ -74,6 +74,7 @@ def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: Fak
         assert eventually(lambda: client.backend.monitor.finding(PROJECT))
         assert done(client) == ["Connect the backend to a project"]
         assert 'class="next" aria-current="step"><strong>Give the backend a token' in page(client)
+        assert "With Docker Compose, put them into .env next to docker-compose.yml" in words(client)
         assert page(client).count('aria-current="step"') == 1
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         assert eventually(lambda: client.backend.monitor.finding(PROJECT))
