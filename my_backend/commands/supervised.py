@@ -1,6 +1,11 @@
-"""Supervisor for `make production`: it also ends, with an exit status, if the server can't start."""
+"""Supervisor for `make production`: it also ends, with an exit status, if the server can't start.
 
+If it is killed, its processes end, too. Otherwise they would keep the port, and nobody would restart or stop them.
+"""
+
+import ctypes
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +15,16 @@ from supervisor import events, supervisord
 from supervisor.states import SupervisorStates
 
 START_SECONDS = 180.0  # for loading torch on a busy machine
+PR_SET_PDEATHSIG = 1
+
+
+class Options(supervisord.ServerOptions):  # type: ignore[misc]  # has no types
+    """Supervisor's access to the system."""
+
+    def setpgrp(self) -> None:
+        """Called by each process that supervisor has forked, before it runs its command."""
+        super().setpgrp()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
@@ -38,7 +53,7 @@ class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
 def main() -> None:
     log = Path(os.environ["LOG_DIR"], "uwsgi.log")
     before = _size(log)
-    supervisord.Supervisor = Production
+    supervisord.Supervisor, supervisord.ServerOptions = Production, Options
     supervisord.main()
     if Production.failed:
         if _size(log) != before:  # otherwise its last line is an earlier server's

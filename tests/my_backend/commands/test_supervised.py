@@ -1,9 +1,13 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+
+from testing.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGURATION = """\
@@ -35,3 +39,27 @@ def test_last_line_is_what_this_server_logged(tmp_path: Path, command: str, said
 
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "Supervisor is running as root" not in line] == said
+
+
+def test_processes_end_if_supervisor_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "conf").write_text(CONFIGURATION.format(folder=tmp_path, command="echo > started; exec sleep 600"))
+    supervisor = psutil.Popen(
+        [sys.executable, "-m", "my_backend.commands.supervised", "-c", "conf"],
+        env={**os.environ, "LOG_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    processes = []
+    try:
+        assert eventually((tmp_path / "started").exists)
+        processes = supervisor.children(recursive=True)
+        supervisor.kill()
+        supervisor.wait()
+        assert len(processes) == 1
+        assert eventually(lambda: not processes[0].is_running(), 20)
+    finally:
+        for process in [supervisor, *processes]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        supervisor.wait()
