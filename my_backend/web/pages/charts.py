@@ -126,7 +126,7 @@ def curves(series: Mapping[str, Points], *, share: bool) -> Markup:
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
     chart = _chart("Line", **size, range=(0.0, highest))
     chart.y_labels = _steps(0.0, highest)
-    chart.value_formatter = _percent if share else "{:.2f}".format
+    chart.value_formatter = _percent if share else "{:.3g}".format
     chart.x_labels = _thinned([str(epoch) for epoch in epochs])
     dotted = set(spread(epochs, MAX_DOTS))
     for name, points in series.items():
