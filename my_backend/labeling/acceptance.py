@@ -75,6 +75,10 @@ class Answers:
     def by_task(self) -> dict[int, PlannedImage]:
         return {image.task: image for image in self.images}
 
+    @cached_property
+    def choices(self) -> frozenset[str]:
+        return frozenset(image.answer for image in self.images)
+
     def plan(self, alpha: float) -> Plan:
         return Plan(alpha, np.array(self.order, np.int64), np.array(self.surest, np.int64), tuple(self.looks))
 

@@ -168,6 +168,7 @@ class Acceptor(Background):
             )
         if found.sample is None:
             raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
+        self._tag_for(found.acceptance, project)
         decision, answers = found.sample.decision, found.answers
         if not len(decision.accepted):
             more = (
@@ -216,7 +217,8 @@ class Acceptor(Background):
         if acceptance is None or run is None:
             raise Conflict("nothing to check: no labels have been accepted")
         answers = self.store.answers(acceptance)
-        if label and label not in self._tag(project).choices:
+        tag = self._tag_for(acceptance, project)
+        if label and label not in tag.choices:
             raise BadRequest(f"label: the labeling config has no choice {label[:200]}")
         with self.store.changing(acceptance) as current:
             known = self._checks(current, answers, run)
@@ -272,6 +274,20 @@ class Acceptor(Background):
             raise Conflict("labels are accepted only if the labeling config allows one choice per image, not several")
         return config.image_choices
 
+    def _tag_for(self, acceptance: Acceptance, project: Project) -> ImageChoices:
+        """The project's tag; raises Conflict if the plan predicts choices that it no longer has.
+
+        People's labels have the new name of a renamed choice, so each of the plan's predictions would count as wrong.
+        """
+        tag = self._tag(project)
+        if gone := sorted(self.store.answers(acceptance).choices - set(tag.choices)):
+            raise Conflict(
+                f"the plan can't continue: it predicts {', '.join(gone[:5])[:200]}, but the labeling "
+                "config no longer has this choice. Restore the choice's name, or make a new plan (on the page, press "
+                "Plan again; on the command line, add --replace)"
+            )
+        return tag
+
     def _with_run(self, acceptance: Acceptance) -> tuple[Acceptance, Run | None]:
         """The plan with its labeling run, if there is one. Raises Conflict if the run is damaged.
 
@@ -298,7 +314,7 @@ class Acceptor(Background):
 
     def read(self, project: Project, acceptance: Acceptance) -> None:
         """Reads what people have labeled, for a process whose thread isn't started. Raises LabelStudioError."""
-        self._reader.read(project, acceptance, self._tag(project), self._check_stop)
+        self._reader.read(project, acceptance, self._tag_for(acceptance, project), self._check_stop)
 
     # --- the thread ---------------------------------------------------------
 
@@ -333,7 +349,8 @@ class Acceptor(Background):
                 case "preparing":
                     self._try_to_prepare(project, acceptance)
                 case "sampling" if is_asked or is_automatic:
-                    self._reader.read_again(project, acceptance, self._tag(project), self._check_stop)
+                    tag = self._tag_for(acceptance, project)
+                    self._reader.read_again(project, acceptance, tag, self._check_stop)
                     work.due = time.monotonic() + (READ_AGAIN if is_asked else UNASKED_AGAIN)
                     if is_automatic:
                         self._accept_if_allowed(project, acceptance)

@@ -440,6 +440,41 @@ def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_s
     assert "train a better model, then make a new plan" in ask(client, "write", 409)["error"]
 
 
+def test_plan_whose_choices_are_renamed_says_so_and_counts_nothing_as_wrong(
+    client: Client, label_studio: FakeLabelStudio
+) -> None:
+    labels = label_studio.labels
+    now = sampling(client)
+    first, second = now["sample"]["left"][:2]
+    labels.annotate(first, "Cat")
+    reached(client, lambda now: now["sample"]["labeled"] == 1)
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG.replace("Cat", "Kitty"))
+    labels.annotate(second, "Kitty")
+
+    now = reached(client, lambda now: now["error"])
+
+    assert "it predicts Cat, but the labeling config no longer has this choice" in now["error"]
+    assert now["sample"]["wrong"] == 0
+    assert ask(client, "write", 409)["error"] == now["error"]
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    labels.annotate(second, "Cat")
+    assert reached(client, lambda now: not now["error"])
+    assert label_sample_of(client, labels)["acceptable"]
+
+
+def test_audit_whose_choices_are_renamed_counts_nothing_as_wrong(client: Client, label_studio: FakeLabelStudio) -> None:
+    task = accepted(client, label_studio.labels)["audit"]["next"][0]["task"]
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG.replace("Cat", "Kitty"))
+
+    for label in ("Kitty", ""):
+        why = ask(client, "audit", 409, task=task, label=label)["error"]
+        assert "it predicts Cat, but the labeling config no longer has this choice" in why
+    assert state(client)["audit"]["checked"] == 0
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    ask(client, "audit", task=task, label="Cat")
+    assert state(client)["audit"]["wrong"] == 0
+
+
 def test_queue_hides_answers_to_planned_tasks_until_the_plan_ends(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
