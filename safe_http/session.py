@@ -1,6 +1,7 @@
-"""HTTP requests to URLs from task data: allowed addresses only, within limits, with the token for its origin only."""
+"""HTTP requests to URLs from task data: allowed addresses only, within limits, with the token for its server only."""
 
 import ipaddress
+import posixpath
 import re
 import socket
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -79,7 +80,7 @@ class TooLarge(requests.RequestException):
 
 @dataclass(frozen=True)
 class Origin:
-    """Scheme, host and port: what a token belongs to."""
+    """Scheme, host and port."""
 
     scheme: str
     host: str
@@ -95,6 +96,30 @@ class Origin:
             with suppress(ValueError):  # requests connects by the name in ASCII, or not at all if there is none
                 parts = urlsplit(str(requests.Request("GET", url).prepare().url))
         return cls(parts.scheme, str(parts.hostname).lower(), parts.port or (443 if parts.scheme == "https" else 80))
+
+
+@dataclass(frozen=True)
+class Base:
+    """An origin and a path: a token belongs to the URLs below it. The same host may also have other programs."""
+
+    origin: Origin
+    path: str  # without escapes, and without a slash at the end
+
+    @classmethod
+    def of(cls, url: str) -> "Base":
+        """Raises ValueError if it isn't an http(s) URL."""
+        return cls(Origin.of(url), _paths(url)[1].rstrip("/"))
+
+    def contains(self, url: str) -> bool:
+        """Whether the URL is below it, no matter whether its server resolves dots and slashes written as escapes."""
+        url, origin = _read_url(url)
+        return origin == self.origin and all(f"{path}/".startswith(f"{self.path}/") for path in _paths(url))
+
+
+def _paths(url: str) -> tuple[str, str]:
+    """The URL's path without escapes, as it is written and with its dots resolved."""
+    path = unquote(urlsplit(url).path)
+    return path, posixpath.normpath("/" + path.replace("\\", "/").lstrip("/"))
 
 
 def as_browsers_read(url: str) -> str:
@@ -201,7 +226,7 @@ class SafeSession:
     """A requests session that checks the address each connection is actually made to.
 
     Hosts in `allowed` (`host` or `host:port`) may be private. The session follows redirects itself, so that each is
-    checked and none takes a token to another origin. HTTPS connections to public addresses go through `proxy`. It uses
+    checked and none takes a token to another server. HTTPS connections to public addresses go through `proxy`. It uses
     no other proxies and no .netrc: the environment must not bypass the check.
     """
 
@@ -222,13 +247,13 @@ class SafeSession:
         url: str,
         *,
         headers: Headers | None = None,
-        headers_for: Origin | None = None,
+        headers_for: Base | None = None,
         refuse: Refusal = lambda url: "",
         limits: Limits = Limits(),
         deadline: float = float("inf"),
         **arguments: Any,
     ) -> requests.Response:
-        """A streamed response; `headers` are sent to `headers_for` only. Raises requests.RequestException.
+        """A streamed response; `headers` are sent to URLs in `headers_for` only. Raises requests.RequestException.
 
         `deadline` (monotonic) covers all redirects, and `refuse` is asked about each. No error message contains a
         header's value or a part of a URL that may be secret.
@@ -237,7 +262,7 @@ class SafeSession:
             url, origin = _read_url(url)
             if why := refuse(url):
                 raise ForbiddenAddress(why)
-            trusted = headers is not None and origin == headers_for
+            trusted = headers_for is not None and headers_for.contains(url)
             arguments["headers"] = _checked(headers()) if trusted and headers else None
             try:
                 response = self._send(method, url, limits, deadline, **arguments)

@@ -15,7 +15,7 @@ import requests
 
 from label_studio_format.pasted_values import TOKEN
 from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
-from safe_http.session import Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
+from safe_http.session import Base, Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ class Blocking:
 
 
 class LabelStudio:
-    """One Label Studio server and its token, which is sent to that server's origin only."""
+    """One Label Studio server and its token, which is sent to URLs below that server's only."""
 
     def __init__(self, url: str, token: str, session: SafeSession) -> None:
         self.url = url.rstrip("/")
-        self.origin = Origin.of(url)
+        self.base = Base.of(url)
         self._token = token
         self._session = session
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class LabelStudio:
 
     def _request(self, method: str, url: str, **arguments: Any) -> requests.Response:
         """Sends the token; if Label Studio rejects its own access token, as after a restart, tries a new one once."""
-        arguments |= {"headers": self.headers, "headers_for": self.origin}
+        arguments |= {"headers": self.headers, "headers_for": self.base}
         response = self._session.request(method, url, **arguments)
         if response.status_code == 401 and self._is_outdated(response.request.headers.get("Authorization", "")):
             response.close()
@@ -243,7 +243,7 @@ class LabelStudio:
     def _why_no_file(self, url: str) -> str:
         path = posixpath.normpath("/" + unquote(urlsplit(url).path).lstrip("/"))
         below = path.removeprefix(urlsplit(self.url).path)
-        is_api = Origin.of(url) == self.origin and (below == "/api" or below.startswith("/api/"))
+        is_api = Origin.of(url) == self.base.origin and (below == "/api" or below.startswith("/api/"))
         return "the URL belongs to Label Studio's API, which tasks can't use" if is_api else ""
 
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
@@ -322,10 +322,9 @@ class LabelStudio:
 
     def _why_elsewhere(self, url: str) -> str:
         """The token isn't sent to another address, whose answer would only say that it is missing."""
-        if Origin.of(url) == self.origin:
+        if self.base.contains(url):
             return ""
-        parts = urlsplit(url)
-        return f"it redirects to {redact(f'{parts.scheme}://{parts.netloc}')}: use that address instead"
+        return f"it redirects to {redact(url).partition('/api/')[0]}: use that address instead"
 
     def _why_refused(self, status: int, body: bytes) -> str:
         if not self._token:

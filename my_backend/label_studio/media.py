@@ -35,7 +35,6 @@ from safe_http.content import is_image, what_came
 from safe_http.failures import reason_of, reason_of_status, remedy_of
 from safe_http.session import (
     Limits,
-    Origin,
     SafeSession,
     TooLarge,
     as_browsers_read,
@@ -228,14 +227,14 @@ class Media:
         if deadline <= time.monotonic():
             raise MediaError("the time limit was reached before it could be fetched", "too_late")
         target = self._target(url, task_id)
-        # get() sends the token to Label Studio's origin only, whatever the URL
+        # get() sends the token to Label Studio only, whatever the URL
         if self._label_studio is not None:
             response = self._label_studio.get(target, limits=self._limits.http, deadline=deadline)
         else:
             response = self._session.request("GET", target, limits=self._limits.http, deadline=deadline)
         if not response.ok:
             status = response.status_code
-            if self._label_studio is not None and Origin.of(response.url) == self._label_studio.origin:
+            if self._label_studio is not None and self._label_studio.base.contains(response.url):
                 response.close()
                 raise MediaError(_explain_status(status, url), reason_of_status(status))
             raise MediaError(_explain_storage(response, url, deadline), reason_of_status(status))

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from safe_http.session import (
+    Base,
     ForbiddenAddress,
     Origin,
     SafeSession,
@@ -443,7 +444,7 @@ def test_body_of_a_redirect_is_not_read(start: Start, open_session: OpenSession)
 
 
 def ask_with_token(session: SafeSession, url: str, owner: FakeServer, method: str = "GET", **more: Any) -> None:
-    options = {"headers": lambda: TOKEN, "headers_for": Origin.of(owner.url), **more}
+    options = {"headers": lambda: TOKEN, "headers_for": Base.of(owner.url), **more}
     session.request(method, url, **options).close()
 
 

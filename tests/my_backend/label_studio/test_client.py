@@ -368,6 +368,13 @@ def test_redirect_to_another_address_is_not_taken_for_a_rejected_token(label_stu
     assert label_studio.server.seen == []
 
 
+def test_redirect_to_another_address_names_it_with_its_sub_path() -> None:
+    with FakeServer(lambda seen: Reply(301, b"", {"Location": f"/moved{seen.path}"})) as server:
+        client = LabelStudio(f"{server.url}/label-studio", "", SafeSession(["127.0.0.1"]))
+        with pytest.raises(LabelStudioError, match=f"redirects to {server.url}/moved/label-studio: use that address"):
+            client.project(7)
+
+
 def test_label_studio_may_have_a_name_in_unicode(
     label_studio: FakeLabelStudio, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,33 @@ def test_token_goes_to_label_studio_and_not_to_other_ports_of_its_host(
     assert ["Authorization" in seen.headers for seen in other.seen] == [False, False]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/other/a.png",
+        "/label-studio-copy/a.png",
+        "/label-studio/../other/a.png",
+        "/label-studio/%2e%2e/other/a.png",
+        "/label-studio/..%2fother/a.png",
+        "/label-studio/..%5Cother/a.png",
+        "/other/..%2flabel-studio/a.png",
+        "/label-studio/data/upload/7/leads-elsewhere.png",
+    ],
+)
+def test_token_is_not_sent_to_another_program_next_to_label_studios_sub_path(open_media: OpenMedia, path: str) -> None:
+    with FakeLabelStudio("/label-studio").running() as server:
+        root = server.url.removesuffix("/label-studio")
+        server.files["/data/upload/7/leads-elsewhere.png"] = Reply(302, b"", {"Location": "/other/a.png"})
+        media = open_media(server)
+
+        assert "its server answered 401" in why_not(media, root + path)
+        assert "Authorization" not in server.server.seen[-1].headers
+
+        server.files[UPLOAD] = PNG
+        media.fetch(MediaRequest(f"{root}/other/../label-studio{UPLOAD}"))
+        assert server.server.seen[-1].headers["Authorization"].startswith("Bearer ")
+
+
 @pytest.mark.parametrize("prefix", ["", "/label-studio"])
 @pytest.mark.parametrize(
     "url",
