@@ -28,6 +28,9 @@ HOW_TO_MAKE_A_TOKEN = (
     "create a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
     "and set LABEL_STUDIO_API_KEY to it"
 )
+HOW_TO_GIVE_A_TOKEN = (
+    "use a valid personal access token (in Label Studio: your avatar → Account & Settings → Personal Access Token)"
+)
 HOW_TO_ALLOW_PRIVATE = (
     "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and "
     "SSRF_PROTECTION_ENABLED=false"
@@ -55,12 +58,15 @@ class Blocking:
 
 
 class LabelStudio:
-    """One Label Studio server and its token, which is sent to URLs below that server's only."""
+    """One Label Studio server and its token, which is sent to URLs below that server's only.
 
-    def __init__(self, url: str, token: str, session: SafeSession) -> None:
+    `is_persons`: the token came with a request; it isn't LABEL_STUDIO_API_KEY, so changing that wouldn't help.
+    """
+
+    def __init__(self, url: str, token: str, session: SafeSession, *, is_persons: bool = False) -> None:
         self.url = url.rstrip("/")
         self.base = Base.of(url)
-        self._token = token
+        self._token, self._is_persons = token, is_persons
         self._session = session
         self._lock = threading.Lock()
         self._access_token, self._expires = "", 0.0
@@ -275,11 +281,12 @@ class LabelStudio:
         if response.status_code == 403 and method != "GET" and self._token:
             raise LabelStudioError(
                 f"The token's owner isn't allowed to change this in Label Studio (it answered 403 to {method} "
-                f"{path.partition('?')[0]}): set LABEL_STUDIO_API_KEY to the token of someone who may change the "
-                "project's settings"
+                f"{path.partition('?')[0]}): {'use' if self._is_persons else 'set LABEL_STUDIO_API_KEY to'} the token "
+                "of someone who may change the project's settings"
             )
         if response.status_code in (401, 403):
-            raise TokenRefused(self._why_refused(response.status_code, body), HOW_TO_MAKE_A_TOKEN)
+            hint = HOW_TO_GIVE_A_TOKEN if self._is_persons else HOW_TO_MAKE_A_TOKEN
+            raise TokenRefused(self._why_refused(response.status_code, body), hint)
         if not response.ok:
             why = self._why_not_found(path) if response.status_code == 404 else ""
             asked = f"{method} {path.partition('?')[0]}"

@@ -66,7 +66,7 @@ class Connections:
     def as_person(self, token: str, credentials: Credentials | None = None) -> LabelStudio | None:
         """A client of the same Label Studio with a person's own token; it isn't kept."""
         url, _ = self._address(credentials)
-        return self._client(url, token) if url else None
+        return self._client(url, token, is_persons=True) if url else None
 
     def _address(self, credentials: Credentials | None) -> tuple[str, str]:
         """Label Studio's URL and the backend's token, "" if unknown."""
@@ -76,10 +76,11 @@ class Connections:
             return without_password(credentials.hostname), credentials.access_token
         return url, key
 
-    def _client(self, url: str, key: str) -> LabelStudio:
+    def _client(self, url: str, key: str, *, is_persons: bool = False) -> LabelStudio:
         # Images may come from Label Studio itself, even if that is a private address.
         origin = Origin.of(url)
-        return LabelStudio(url, key, self._settings.open_session(f"{origin.host}:{origin.port}"))
+        session = self._settings.open_session(f"{origin.host}:{origin.port}")
+        return LabelStudio(url, key, session, is_persons=is_persons)
 
 
 def _is_at(hostname: str, url: str) -> bool:

@@ -218,7 +218,8 @@ def test_token_that_label_studio_rejects_changes_nothing(start: Any, label_studi
     client.post("/delete", {"project": 7, "token": NO_TOKEN}, 202)
 
     assert (failed["status"], failed["done"]) == ("failed", 0)
-    assert "token" in failed["error"]
+    assert "use a valid personal access token" in failed["error"]
+    assert "LABEL_STUDIO_API_KEY" not in failed["error"], "they can't change the backend's settings"
     assert eventually(lambda: any("Deleting" in one["message"] for one in labeling_problems(client)))
     assert client.get(f"/api/labeling/runs/{run}")["action"] == "write"
     assert [project.uid for project in client.backend.projects.all()] == [PROJECT]
@@ -286,6 +287,16 @@ def test_stranger_with_a_token_undoes_a_run(start: Any, label_studio: FakeLabelS
 
 
 # As whom
+
+
+def test_own_token_that_may_not_write_is_not_blamed_on_the_settings(start: Any, label_studio: FakeLabelStudio) -> None:
+    client, tasks = start(**OPEN), label_studio.labels.add(1)
+    label_studio.labels.forbidden = True
+
+    error = ended(client, label(client, tasks, token=label_studio.pat)["run"])["error"]
+
+    assert "use the token of someone who may change the project's settings" in error
+    assert "LABEL_STUDIO_API_KEY" not in error
 
 
 def test_backends_token_that_may_not_write_is_said_before_anything_is_done(
