@@ -198,7 +198,7 @@ def test_undo_killed_after_any_request_is_completed(
         return writer.undo(run.id)
 
     for run in interrupted_everywhere(make_writer, begin, monkeypatch):
-        assert (run.action, run.status) == ("undo", "finished")
+        assert (run.action, run.status, run.written, run.undone) == ("undo", "finished", 10, 10)
         assert set(map(tuple, labels.choices().values())) == {()}
 
 
