@@ -55,6 +55,7 @@ PARALLEL = 16  # images with a deadline
 # Images without a deadline, of all projects and of one call: others get threads although hosts of some don't answer.
 BACKGROUND, BACKGROUND_OF_ONE = 64, 16
 
+LOCAL_FILES = "/data/local-files/"  # the path under which Label Studio serves local files, each named by a query
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], float])  # digest, fetched at
@@ -247,6 +248,7 @@ class Media:
 
     def _target(self, url: str, task_id: int | None) -> str:
         """The http(s) URL to request."""
+        url = self._in_label_studio(url)
         if url.startswith(("http://", "https://")):
             return url
         if url.startswith("//"):  # uses the scheme of the page that shows it
@@ -268,10 +270,20 @@ class Media:
         path = path.removeprefix(prefix) if prefix and path.startswith(prefix + "/") else path
         return base + quote(path, safe="/?&=%+:;,@!$'()*~")
 
+    def _in_label_studio(self, url: str) -> str:
+        """The URL; without its host if it is that of a local file in Label Studio, which nobody else could serve.
+
+        The synchronization of a storage adds LABEL_STUDIO_HOST to it, for browsers; this backend may need another
+        address.
+        """
+        place, _, query = url.partition("?")
+        is_local_file = place.endswith(LOCAL_FILES) and place.startswith(("http://", "https://"))
+        return f"{LOCAL_FILES}?{query}" if is_local_file and self._label_studio else url
+
     def _key(self, request: MediaRequest) -> str:
-        base = self._label_studio.url if self._label_studio else ""
-        place = "" if request.url.startswith(("http://", "https://", "//", KEPT)) else base
-        return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
+        base, url = self._label_studio.url if self._label_studio else "", self._in_label_studio(request.url)
+        place = "" if url.startswith(("http://", "https://", "//", KEPT)) else base
+        return sha256(f"{place} {url}".encode(errors="backslashreplace")).hexdigest()
 
     def content(self, digest: str) -> Path | None:
         """The cached or corrected image whose content has this SHA-256; None if there is none."""
@@ -486,7 +498,7 @@ def _check_is_image(body: bytes) -> None:
 
 def _explain_status(status: int, url: str) -> str:
     """What this status of Label Studio means for an image."""
-    if status == 403 and "/data/local-files/" in url:
+    if status == 403 and LOCAL_FILES in url:
         return (
             "Label Studio answered 403: it serves local files only if you start it with "
             "LOCAL_FILES_SERVING_ENABLED=true"

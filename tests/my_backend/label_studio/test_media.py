@@ -129,6 +129,23 @@ def test_sub_path_is_not_put_before_a_url_that_has_it(open_media: OpenMedia) -> 
             assert content(open_media(server).fetch(MediaRequest(url))) == PNG
 
 
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+def test_local_file_is_read_although_label_studio_calls_itself_by_another_address(
+    open_media: OpenMedia, start: Start, prefix: str
+) -> None:
+    """A storage's synchronization puts LABEL_STUDIO_HOST, which people's browsers use, before its files."""
+    asked = "/data/local-files/?d=pets/a%20b%231.png"
+    host = start()
+    with FakeLabelStudio(prefix).running() as server:
+        server.files[asked] = PNG
+        media = open_media(server)
+
+        assert content(media.fetch(MediaRequest(f"{host.url}{prefix}{asked}"))) == PNG
+        assert server.server.paths()[-1] == prefix + asked
+        assert host.seen == []
+        assert media.cached(MediaRequest(asked)), "the same file"
+
+
 def test_presigned_link_is_followed_without_the_token(
     label_studio: FakeLabelStudio, open_media: OpenMedia, start: Start
 ) -> None:
