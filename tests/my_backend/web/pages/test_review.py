@@ -205,7 +205,10 @@ def test_points_of_charts_say_their_values() -> None:
     versions = [(f"v{number}", number / 40) for number in range(1, 31)]
     assert said(charts.accuracy_chart(versions))[:2] == ["v1: 2%", "v2: 5%"]
     assert said(charts.curves({"": [(1, 0.5), (2, 0.25)]}, share=False)) == ["epoch 1: 0.5", "epoch 2: 0.25"]
-    assert said(charts.curves({"": [(1, 0.0121), (2, 0.00252)]}, share=False)) == ["epoch 1: 0.0121", "epoch 2: 0.00252"]
+    assert said(charts.curves({"": [(1, 0.0121), (2, 0.00252)]}, share=False)) == [
+        "epoch 1: 0.0121",
+        "epoch 2: 0.00252",
+    ]
     many = said(charts.curves({"": [(epoch, 0.5) for epoch in range(1, 1001)]}, share=False))
     assert 20 < len(many) <= 30, "some are enough to point at"
     assert many[-1] == "epoch 1000: 0.5"
