@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +111,6 @@ THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 FOR_THE_NETWORK = 0.25  # of the time for reading images: slow servers must not cost other images their prediction
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
-FEWEST_FOR_DOUBT = 10  # labels
 FIRST_GUESS = "first guess from the names of the choices, before any label"
 FASTER = "The network now computes in 8-bit integers (int8), which is faster; a trial showed the same predictions."
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # a damaged file of a version
@@ -383,7 +382,6 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             digests = [record["digest"] for record in self._learned()]
             if known := _networks().lane.known(backbone, digests):
                 labeled = torch.from_numpy(np.stack(known))
-        if _tells_doubt(classifier):
             doubt = torch.zeros(len(positions))
             for task_tag, rows in _by_choices(tag, [tasks[position] for position in positions]).items():
                 answer = _answer(classifier, task_tag, embeddings[rows])
@@ -1014,7 +1012,7 @@ class TaskPool(ImagePool):
             answer = _answer(model._classifier, self._tag, embeddings)
             return answer.doubt() if answer.names else torch.ones(len(embeddings))
 
-        return self._pool.first(unlabeled, known, doubt if _tells_doubt(model._classifier) else None, count)
+        return self._pool.first(unlabeled, known, doubt if model._classifier else None, count)
 
     def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
         if not (images and model._classifier):
@@ -1173,13 +1171,6 @@ def _guess(tag: ImageChoices, calibration: Json | None = None) -> Classifier | N
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> ChoiceProbabilities:
     return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
-
-
-def _tells_doubt(classifier: Classifier | None) -> TypeGuard[Classifier]:
-    """Whether the labeling order goes by the doubt of this model; with fewer labels, typical images teach it more."""
-    if classifier is None or is_guess(classifier):
-        return classifier is not None
-    return bool(sum(classifier.record["labels"].values()) >= FEWEST_FOR_DOUBT)
 
 
 def _best(probabilities: Tensor) -> Tensor:

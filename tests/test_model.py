@@ -444,22 +444,6 @@ def test_images_that_were_learned_come_after_others_in_the_order(unsure: Json, s
     assert places[0] == 57
 
 
-@pytest.mark.parametrize(("labels", "counts"), [(9, False), (10, True)])
-def test_the_doubt_of_a_model_with_few_labels_orders_nothing(
-    labels: int, counts: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is wrong about most images, so that typical images of other classes teach it more."""
-    asked_for: list[object] = []
-    monkeypatch.setattr(model, "_answer", lambda *of, answer=model._answer: asked_for.append(of) or answer(*of))
-    api = ImageClassifierAPI(CONFIG, fit(labeled(shown[:labels]), tmp_path))
-    tasks = asked(shown[30:42])
-
-    assert sorted(api.order(tasks) or []) == list(range(12))
-    pool, _ = pooled(api, tasks)
-    assert len(pool.first(api, range(12), [], 3)) == 3
-    assert len(asked_for) == 2 * counts
-
-
 def test_order_asks_regularly_whether_to_go_on(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "READ_AT_ONCE", 4)
     calls: list[int] = []

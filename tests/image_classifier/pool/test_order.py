@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from image_classifier.pool import order
+from image_classifier.pool.directions import directions
 from image_classifier.pool.order import labeling_order
 
 SIZE = 32
@@ -46,6 +47,37 @@ def test_images_that_the_model_is_unsure_of_come_first() -> None:
     images, of = clusters(100, 100, 100)
     doubt = torch.where(of == 1, 0.9, 0.01)
     assert set(of[labeling_order(images, images[:30], doubt)[:20]].tolist()) == {1}
+
+
+@pytest.mark.parametrize(("labels", "counts"), [(0, False), (9, False), (10, True)])
+def test_model_is_not_asked_for_the_first_ten_images(labels: int, counts: bool) -> None:
+    images, of = clusters(100, 100, 100)
+    left, kinds = images[labels:], of[labels:]
+    plain = labeling_order(left, images[:labels])
+    asked = labeling_order(left, images[:labels], torch.where(kinds == kinds[plain[0]], 0.01, 0.9))
+
+    assert (plain[0] == asked[0]) == (not counts)
+    assert torch.equal(plain[: 10 - labels], asked[: 10 - labels])
+    assert not torch.equal(plain, asked)
+
+
+def test_similarity_along_paths_counts_all_walks_between_two_images() -> None:
+    images, of = clusters(25, 15)
+    alike = directions(images, images)
+    found = order._along_paths(alike)
+
+    cosine = (alike @ alike.T).fill_diagonal_(-2)
+    nearest = cosine.topk(10)
+    edges = torch.zeros(40, 40)
+    for row, (values, columns) in enumerate(zip(*nearest, strict=True)):
+        edges[row, columns] = ((values - 1) / (1 - values[-1])).exp()
+    edges = torch.maximum(edges, edges.T)
+    step = 0.9 * edges / (edges.sum(0)[:, None] * edges.sum(0)).sqrt()
+    walks = sum((torch.linalg.matrix_power(step, length) for length in range(300)), torch.zeros(40, 40))
+
+    torch.testing.assert_close(found, walks / (walks.diag()[:, None] * walks.diag()).sqrt(), rtol=1e-3, atol=1e-4)
+    same = of[:, None] == of
+    assert found[same].min() > found[~same].max()
 
 
 def test_copies_of_an_image_come_last() -> None:
