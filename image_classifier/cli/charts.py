@@ -19,7 +19,7 @@ MOST_LABELS = 10  # on an axis of epochs
 def write_rate_chart(path: Path, found: RateRange) -> None:
     """Writes an SVG file: the loss over the learning rate, with the chosen rate marked."""
     chart = pygal.XY(
-        title=f"The loss falls quickly at a learning rate of {found.chosen:g}",
+        title=f"Learning rate found: {found.chosen:g}",
         x_title="learning rate of the backbone",
         y_title="smoothed loss",
         js=(),

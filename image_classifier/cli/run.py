@@ -172,13 +172,13 @@ class Experiment:
         if "learning_rate" not in self._state:
             rows = [row for row, out in enumerate(held_out(embedded.samples)) if not out]
             samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
+            scales = backbone.scales(embeddings.shape[1])
             if all_layers:
                 targets = targets_of([sample.label for sample in samples], classes)
-                scales = backbone.scales(embeddings.shape[1])
                 head = train_head(embeddings, targets, len(classes), told, progress, scales=scales)
                 found = range_of_all_layers(backbone, head, samples, classes, told, progress)
             else:
-                found = range_of_head(embeddings, samples, classes, told, progress)
+                found = range_of_head(embeddings, samples, classes, told, progress, scales=scales)
             write_rate_chart(self.rate_chart, found)
             self._state["learning_rate"] = found.chosen
             self._write_state()

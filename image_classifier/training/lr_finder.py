@@ -17,12 +17,14 @@ from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import Backbone, Head, choose_device
 from image_classifier.progress import Progress
 from image_classifier.training.finetune import learns_statistics, trainable
+from image_classifier.training.head import scale_of
 from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 
 LOWEST, HIGHEST = 1e-6, 1.0  # learning rates of the backbone
 STEPS = 80
 MEMORY = 0.85  # share of the earlier losses in the smoothed loss
 DIVERGED = 3.0  # times the best loss: above this, training has diverged
+LEFT = 0.05  # share of the fall of a head's loss that is left at the rate to train with
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,37 @@ def range_of_all_layers(
         pixels, targets = next(batches)
         return loss_of(module(preprocessing.normalize(pixels.to(device))), targets.to(device))
 
-    return _sweep(body, last, loss, told, progress)
+    rates, losses = _sweep(body, last, loss, told, progress)
+    return RateRange(rates, losses, rate_of_all_layers(rates, losses))
 
 
 def range_of_head(
-    embeddings: Tensor, samples: Sequence[Sample], classes: Sequence[str], told: Hyperparameters, progress: Progress
+    embeddings: Tensor,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    told: Hyperparameters,
+    progress: Progress,
+    *,
+    scales: Tensor | None = None,
 ) -> RateRange:
-    """Runs the range test for a new last layer on embeddings [n, size]; ignores `told.learning_rate`."""
+    """Runs the range test for a new last layer on embeddings [n, size]; ignores `told.learning_rate`.
+
+    `scales` [size] is as for `train_head`.
+    """
     targets = targets_of([sample.label for sample in samples], classes)
-    inputs = (embeddings - embeddings.mean(0)) / (embeddings.std(0, unbiased=False) + 1e-6)
+    mean, std = scale_of(embeddings)
+    inputs = (embeddings - mean) / (std if scales is None else std / scales)
     generator = torch.Generator().manual_seed(told.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(told.seed)
-        layer = nn.Linear(inputs.shape[1], len(classes))
+    layer = nn.Linear(inputs.shape[1], len(classes))
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)  # a head starts without random noise
 
     def loss() -> Tensor:
         some = torch.randint(len(inputs), (told.batch_size,), generator=generator)
         return loss_of(layer(inputs[some]), targets[some])
 
-    return _sweep([], list(layer.parameters()), loss, told, progress)
+    rates, losses = _sweep([], list(layer.parameters()), loss, told, progress)
+    return RateRange(rates, losses, rate_of_head(rates, losses))
 
 
 def _forever(dataset: ImageClassifierDataset, told: Hyperparameters) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,8 +108,8 @@ def _sweep(
     loss: Callable[[], Tensor],
     told: Hyperparameters,
     progress: Progress,
-) -> RateRange:
-    """Does one step of SGD at each rate, until the loss diverges."""
+) -> tuple[list[float], list[float]]:
+    """Does one step of SGD at each rate, until the loss diverges; returns the rates and the smoothed losses."""
     groups = [{"params": body, "factor": 1}] if body else []
     optimizer = SGD([*groups, {"params": last, "factor": HEAD_RATE}], lr=LOWEST, momentum=told.momentum)
     rates: list[float] = []
@@ -116,17 +130,44 @@ def _sweep(
         optimizer.zero_grad()
         torch.autograd.backward(found)
         optimizer.step()
-    return RateRange(rates, losses, choose_rate(rates, losses))
+    return rates, losses
 
 
-def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
+def rate_of_all_layers(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The rate where the loss falls fastest, but at most a tenth of the rate where it is lowest.
 
-    Smoothing delays the fall, so the rate is moved back by this delay. If the loss never falls, the default rate.
+    If the loss never falls, the default rate.
     """
-    lowest = int(np.argmin(losses)) if losses else 0
-    if lowest < 3:
+    lowest = _lowest(losses)
+    if lowest is None:
         return Hyperparameters().learning_rate
     steepest = int(np.argmin(np.gradient(losses[: lowest + 1])))
-    lag = round(MEMORY / (1 - MEMORY))
-    return float(f"{min(rates[max(0, steepest - lag)], rates[lowest] / 10):.2g}")
+    return _rounded(min(rates[_before(steepest)], rates[lowest] / 10))
+
+
+def rate_of_head(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate where nearly all of the loss's fall is behind; if the loss never falls, the default rate.
+
+    A head learns in a few steps at any rate that is high enough, so its loss falls fastest long before the best rate.
+    Where it is lowest says little either: with few images, it hardly rises again up to the highest rate.
+    """
+    lowest = _lowest(losses)
+    if lowest is None:
+        return Hyperparameters().learning_rate
+    low = losses[lowest] + LEFT * (losses[0] - losses[lowest])
+    return _rounded(rates[_before(next(step for step, loss in enumerate(losses) if loss <= low))])
+
+
+def _lowest(losses: Sequence[float]) -> int | None:
+    """The step with the lowest loss; None if the loss never falls."""
+    lowest = int(np.argmin(losses)) if losses else 0
+    return lowest if lowest >= 3 else None
+
+
+def _before(step: int) -> int:
+    """The step whose effect shows at this one, since smoothing delays the fall."""
+    return max(0, step - round(MEMORY / (1 - MEMORY)))
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")

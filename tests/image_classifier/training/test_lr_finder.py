@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
@@ -12,7 +13,15 @@ from image_classifier.nets.classifier import Backbone, Head
 from image_classifier.training import lr_finder
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.lr_finder import HIGHEST, LOWEST, STEPS, choose_rate, range_of_all_layers, range_of_head
+from image_classifier.training.lr_finder import (
+    HIGHEST,
+    LOWEST,
+    STEPS,
+    range_of_all_layers,
+    range_of_head,
+    rate_of_all_layers,
+    rate_of_head,
+)
 
 FEW_STEPS = 16  # each takes a tenth of a second with all layers
 TOLD = Hyperparameters(epochs=4, batch_size=8)
@@ -42,6 +51,22 @@ def test_rate_that_is_found_for_the_head_learns() -> None:
     assert found == range_of_head(embeddings, samples, "abc", TOLD, ignore)
 
 
+@pytest.mark.parametrize("images", [60, 1400])
+def test_rate_found_for_the_head_is_as_good_as_the_default_rate(images: int) -> None:
+    digits = load_digits()
+    some = np.random.default_rng(0).permutation(len(digits.target))
+    embeddings = torch.tensor(digits.data[some], dtype=torch.float32)
+    targets = torch.tensor(digits.target[some])
+    samples = [Sample(ImageFile.__new__(ImageFile), str(target)) for target in targets.tolist()[:images]]
+    found = range_of_head(embeddings[:images], samples, "0123456789", Hyperparameters(), ignore)
+
+    def accuracy(told: Hyperparameters) -> float:
+        head = train_head(embeddings[:images].clone(), targets[:images], 10, told, ignore)
+        return float((head(embeddings[images:]).argmax(1) == targets[images:]).float().mean())
+
+    assert accuracy(Hyperparameters(learning_rate=found.chosen)) > accuracy(Hyperparameters()) - 0.003
+
+
 def test_rates_rise_and_all_layers_are_told_of_none(
     backbone: Backbone, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,13 +89,14 @@ def test_rates_rise_and_all_layers_are_told_of_none(
 def test_of_a_curve_with_a_fall_the_rate_is_before_its_bottom() -> None:
     rates = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
     losses = [1.0] * 40 + np.linspace(1.0, 0.2, 20).tolist() + np.linspace(0.2, 3, 20).tolist()
-    chosen = choose_rate(rates, losses)
+    chosen = rate_of_all_layers(rates, losses)
     assert rates[30] < chosen <= rates[59] / 10
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, 2.0, 3.0, 4.0]])
 def test_where_the_loss_never_falls_the_usual_rate_is_taken(losses: list[float]) -> None:
-    assert choose_rate([1e-6, 1e-5, 1e-4, 1e-3][: len(losses)], losses) == Hyperparameters().learning_rate
+    rates = [1e-6, 1e-5, 1e-4, 1e-3][: len(losses)]
+    assert rate_of_all_layers(rates, losses) == rate_of_head(rates, losses) == Hyperparameters().learning_rate
 
 
 def test_loss_that_runs_away_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
