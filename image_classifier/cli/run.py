@@ -10,6 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from image_classifier.cli.charts import write_curves, write_rate_chart
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
@@ -24,6 +26,7 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
 from image_classifier.progress import Progress
+from image_classifier.settings import PositiveFloat
 from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -40,6 +43,20 @@ RESULTS_FILE = "results.csv"
 CURVES_FILE = "results.svg"
 RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+class _Before(BaseModel):
+    network: dict[str, Any]
+    training: dict[str, Any]
+
+
+class _State(BaseModel):
+    """What the state file must have."""
+
+    recipe: _Before
+    images: str
+    finished: bool
+    learning_rate: PositiveFloat = 1.0  # missing until one is found
 
 
 class Experiment:
@@ -99,12 +116,11 @@ class Experiment:
     def _read_state(self) -> dict[str, Any] | None:
         try:
             state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
+            _State.model_validate(state)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, RecursionError):  # invalid JSON or UTF-8, or nested too deep
-            state = {}
-        if not isinstance(state, dict) or not self._state.keys() <= state.keys():
-            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another output folder")
+        except (ValueError, RecursionError):  # invalid JSON or UTF-8, nested too deep, or something else in it
+            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another output folder") from None
         return state
 
     def _write_state(self) -> None:

@@ -291,6 +291,28 @@ def test_training_that_fails_before_it_has_learned_anything_can_be_tried_again(
     assert run(*train).status == 0
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"recipe": []},
+        {"recipe": {}},
+        {"recipe": {"network": [], "training": {}}},
+        {"images": None},
+        {"finished": "perhaps"},
+        {"learning_rate": "fast"},
+        {"learning_rate": None},
+        {"learning_rate": -1},
+    ],
+)
+def test_resume_says_that_the_state_of_a_training_is_damaged(
+    changed: dict[str, Any], run: Command, folder: Path, model: Path
+) -> None:
+    state = model / "training.json"
+    state.write_text(json.dumps({**json.loads(state.read_text("utf-8")), **changed}), "utf-8")
+    said = run(*TRAIN, folder, "--output", model, "--resume")
+    assert said.error == f"Error: {state} is damaged: choose another output folder"
+
+
 def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = (*TRAIN, folder, "--epochs", 1, "--mode", "full")
     with monkeypatch.context() as patch:
