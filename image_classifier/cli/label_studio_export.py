@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from image_classifier.data.dataset import Sample, classes_of
-from image_classifier.data.folders import Finding, is_utf8, read_files, shown
+from image_classifier.data.folders import NAME_NOT_UTF8, Finding, is_utf8, read_files, shown
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
@@ -158,7 +158,7 @@ def _image(task: Json, images: Path) -> Path | _Left:
         candidate = root / name.lstrip("/")
         try:
             if candidate.resolve().is_relative_to(root) and candidate.is_file():
-                return candidate
+                return candidate if is_utf8(name) else _Left(f"{_cut(value)}: {NAME_NOT_UTF8}")
         except (ValueError, RuntimeError):
             continue  # not a valid file name, or links in a circle
         except OSError as error:

@@ -39,6 +39,7 @@ from image_classifier.data.folders import (
     examine,
     list_folder,
     read_files,
+    refuse_other_names,
     shown,
 )
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
@@ -505,6 +506,7 @@ def retrain(
 ) -> None:
     """Correct a model with one image: train its last layer again on all images it knows and on this one."""
     place = find_model(model)
+    refuse_other_names(img.absolute(), output or "")
     if output is None and is_version(place):
         raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
     with ExitStack() as held:

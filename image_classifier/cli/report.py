@@ -30,7 +30,7 @@ def write_report(path: Path, examination: Examination, title: str) -> None:
     # The digest's order is as good as random, and the same in every report on these images.
     some = sorted(examination.answers, key=lambda answer: sha256(answer.sample.image.digest.encode()).digest())
     text = _environment.get_template("report.html").render(
-        title=title,
+        title=shown(title),
         examination=examination,
         evaluation=examination.evaluation,
         mistakes=len(wrong),

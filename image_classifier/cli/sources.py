@@ -9,7 +9,7 @@ from image_classifier.cli.console import say, say_all
 from image_classifier.cli.label_studio_export import read_export
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
-from image_classifier.data.folders import Split, find_split, list_folder, samples_of, shown
+from image_classifier.data.folders import Split, find_split, list_folder, refuse_other_names, samples_of, shown
 from image_classifier.errors import UsersError
 from image_classifier.settings import ClassifierSettings
 
@@ -17,6 +17,8 @@ from image_classifier.settings import ClassifierSettings
 def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings) -> list[Sample]:
     """The samples of a recipe, for a model in the folder `output`; raises UsersError."""
     path = recipe.data.path
+    read = path.absolute(), (recipe.data.images or path).absolute(), recipe.network.weights
+    refuse_other_names(*read, output)  # before the training, which may take hours
     if path.is_dir():
         if output.resolve().is_relative_to(path.resolve()):
             raise UsersError(

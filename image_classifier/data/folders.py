@@ -239,6 +239,13 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def refuse_other_names(*names: Path | str) -> None:
+    """Raises UsersError unless all names are UTF-8, in which a model's files name images and weights."""
+    for name in names:
+        if not is_utf8(str(name)):
+            raise UsersError(f"{shown(name)}: {NAME_NOT_UTF8}")
+
+
 def samples_of(listing: Listing) -> list[Sample]:
     """Each image once, named by its absolute path, with its class as label.
 

@@ -291,6 +291,62 @@ def test_training_that_fails_before_it_has_learned_anything_can_be_tried_again(
     assert run(*train).status == 0
 
 
+NOT_UTF8 = os.fsdecode(b"\xff")
+
+
+@pytest.fixture
+def other_names() -> None:
+    if sys.platform != "linux":
+        pytest.skip("the file system allows only Unicode")
+
+
+@pytest.mark.usefixtures("other_names")
+@pytest.mark.parametrize(
+    "options",
+    [("--output", NOT_UTF8), ("--weights", f"{NOT_UTF8}.pth")],
+)
+def test_train_refuses_names_that_a_model_cannot_have(options: tuple[str, str], run: Command, folder: Path) -> None:
+    assert run(*TRAIN, folder, *options).error.endswith(": its name is not UTF-8: rename it")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("other_names")
+def test_names_that_no_model_can_have_are_refused_in_a_working_directory(
+    run: Command, folder: Path, model: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / NOT_UTF8
+    shutil.copytree(folder, here / "images")
+    shutil.copy(sorted((others / "0").iterdir())[0], here / "0.png")
+    monkeypatch.chdir(here)
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    for arguments in (
+        (*TRAIN, "images", "--output", tmp_path / "new"),
+        ("retrain", model, "--img", "0.png", "--label", 0),
+    ):
+        assert run(*arguments).error.endswith(": its name is not UTF-8: rename it")
+    assert not (tmp_path / "new").exists()
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+    assert run("predict", model, "0.png").status == 0
+    assert run("evaluate", model, others, "--report", "report.html").status == 0
+
+
+@pytest.mark.usefixtures("other_names")
+def test_task_whose_image_has_a_name_that_no_model_can_have_is_left_out(run: Command, folder: Path) -> None:
+    shutil.copytree(folder, "images")
+    first = next(Path("images/0").iterdir())
+    first.rename(Path("images/0") / NOT_UTF8)
+    results = [
+        (path, [{"from_name": "d", "type": "choices", "value": {"choices": [path.parent.name]}}])
+        for path in sorted(Path("images").rglob("*"))
+        if path.is_file()
+    ]
+    tasks = [{"id": 1, "data": {"image": str(path)}, "annotations": [{"result": result}]} for path, result in results]
+    Path("export.json").write_text(json.dumps(tasks))
+    said = run(*TRAIN, "export.json", "--output", "model", "--epochs", 1)
+    assert "its name is not UTF-8: rename it" in said.err
+    assert said.out.startswith("model/head: 3 classes from 35 images")
+
+
 @pytest.mark.parametrize(
     "changed",
     [
