@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and where links lead."""
 
 import os
 import tempfile
@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def real(path: Path) -> Path:
+    """The path without links; one that leads in a circle stays, instead of the RuntimeError of `Path.resolve`."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
     """A temporary file that replaces `file` once it is complete: if the disk is full, the old file stays."""
-    file = file.resolve()
+    file = real(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     # A folder, since the writer may need the file's suffix or write several files.
     with tempfile.TemporaryDirectory(prefix=f".{file.name[:100]}.", dir=file.parent) as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from image_classifier.data.folders import Finding, Surplus, shown
 from image_classifier.data.image_file import ImageFile
 from image_classifier.errors import UsersError
+from image_classifier.files import real
 
 Act = Callable[[Path], object]
 
@@ -41,7 +42,7 @@ def _holds(path: Path, surplus: Surplus) -> bool:
 
 def place_beside(folder: Path) -> Path:
     """A new folder next to `folder`, for files that are moved out of it."""
-    named = folder if folder.name not in ("", "..") else folder.resolve()
+    named = folder if folder.name not in ("", "..") else real(folder)
     place, number = named.with_name(f"{named.name}-surplus"), 1
     while os.path.lexists(place):
         number += 1
@@ -51,7 +52,7 @@ def place_beside(folder: Path) -> Path:
 
 def moving(folder: Path, target: Path) -> Act:
     """A function that moves a file from `folder` to the same place in `target`; raises UsersError for a bad target."""
-    if any(place.exists() and place.samefile(folder) for place in (target, *target.resolve().parents)):
+    if any(place.exists() and place.samefile(folder) for place in (target, *real(target).parents)):
         raise UsersError(f"{shown(target)} is in {shown(folder)} and would become a class: choose another folder")
 
     def move(path: Path) -> None:

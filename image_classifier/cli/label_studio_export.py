@@ -12,6 +12,7 @@ from image_classifier.data.folders import NAME_NOT_UTF8, Finding, is_utf8, read_
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
+from image_classifier.files import real
 from label_studio_format.annotations import Label, Outcome, annotations_of, label_of
 from label_studio_format.export_file import NoExport, stored_name, tasks_of, used_tags
 from label_studio_format.labeling_config import RESULT_TYPES, ImageChoices, Json
@@ -149,7 +150,7 @@ def _image(task: Json, images: Path) -> Path | _Left:
         stored = stored_name(value)
     except ValueError as error:
         return _Left(f"{_cut(value)} isn't a URL ({error})")
-    root = images.resolve()
+    root = real(images)
     # Label Studio on Windows writes \\ between folders.
     stems = (value, stored, unquote(stored))
     names = dict.fromkeys(name for stem in stems for name in (stem, stem.replace("\\", "/")))
@@ -157,10 +158,10 @@ def _image(task: Json, images: Path) -> Path | _Left:
     for name in names:
         candidate = root / name.lstrip("/")
         try:
-            if candidate.resolve().is_relative_to(root) and candidate.is_file():
+            if real(candidate).is_relative_to(root) and candidate.is_file():
                 return candidate if is_utf8(name) else _Left(f"{_cut(value)}: {NAME_NOT_UTF8}")
-        except (ValueError, RuntimeError):
-            continue  # not a valid file name, or links in a circle
+        except ValueError:
+            continue  # not a valid file name
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 return _Left(f"{_cut(value)} can't be read ({error.strerror})")

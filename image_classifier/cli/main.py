@@ -45,6 +45,7 @@ from image_classifier.data.folders import (
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import Examination, answers_of, embed_samples, examine_model
+from image_classifier.files import real
 from image_classifier.nets.classifier import BACKBONE_FILE, Classifier, load_backbone
 from image_classifier.nets.folder import (
     FULL,
@@ -133,7 +134,7 @@ def collect_images(
     limit_pixels(settings.max_image_pixels)
     limit_memory(settings.max_image_memory)
     report = folder / REPORT_FILE
-    if file.resolve() == report.resolve():
+    if real(file) == real(report):
         raise UsersError(f"the report would overwrite {shown(file)}: rename your list of URLs")
     lines = read_lines(file)
     try:

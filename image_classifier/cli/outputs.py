@@ -6,11 +6,12 @@ from pathlib import Path
 
 from image_classifier.data.folders import shown
 from image_classifier.errors import UsersError
+from image_classifier.files import real
 
 
 def refuse_other_kinds(file: Path, suffixes: Sequence[str]) -> None:
     """Raises UsersError if the file exists and its name isn't that of an earlier output (but of an image, say)."""
-    file = file.resolve()
+    file = real(file)
     if not file.exists():
         return
     if file.is_dir():

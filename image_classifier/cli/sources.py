@@ -11,6 +11,7 @@ from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
 from image_classifier.data.folders import Split, find_split, list_folder, refuse_other_names, samples_of, shown
 from image_classifier.errors import UsersError
+from image_classifier.files import real
 from image_classifier.settings import ClassifierSettings
 
 
@@ -20,7 +21,7 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
     read = path.absolute(), (recipe.data.images or path).absolute(), recipe.network.weights
     refuse_other_names(*read, output)  # before the training, which may take hours
     if path.is_dir():
-        if output.resolve().is_relative_to(path.resolve()):
+        if real(output).is_relative_to(real(path)):
             raise UsersError(
                 f"{shown(output)} would become a class of {shown(path)}: choose an output folder outside it"
             )

@@ -291,6 +291,32 @@ def test_training_that_fails_before_it_has_learned_anything_can_be_tried_again(
     assert run(*train).status == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "{folder}", "--output", "link"), "link"),
+        (("train", "export.json", "--images", "link"), "1.png is not in link"),
+        (("train", "link"), "link: no such folder"),
+        (("prepare", "{folder}", "--move-to", "link"), ""),
+        (("evaluate", "{model}", "{folder}", "--report", "link/r.html"), "link"),
+        (("export", "{model}", "--to", "labels", "--output", "link/labels.txt"), "link"),
+        (("collect", "link", "images"), "link"),
+        (("collect", "urls.csv", "link"), "link"),
+    ],
+)
+def test_links_in_a_circle_are_no_traceback(
+    arguments: tuple[str, ...], message: str, run: Command, folder: Path, trained: Path
+) -> None:
+    Path("link").symlink_to("other")
+    Path("other").symlink_to("link")
+    Path("urls.csv").write_text("http://127.0.0.1:1/1.png,cat\n")
+    result = [{"from_name": "d", "type": "choices", "value": {"choices": ["0"]}}]
+    Path("export.json").write_text(json.dumps([{"data": {"image": "1.png"}, "annotations": [{"result": result}]}]))
+    said = run(*(one.format(folder=folder, model=trained) for one in arguments))
+    assert message in (said.error if message else said.err)
+    assert Path("link").is_symlink()
+
+
 NOT_UTF8 = os.fsdecode(b"\xff")
 
 
