@@ -51,7 +51,7 @@ class ClassifierSettings(BaseSettings):
         description="passes over the training images; when the last layer is trained, each pass takes at least "
         "12 steps",
     )
-    batch_size: PositiveInt = Field(32, description="images per training step")
+    batch_size: PositiveInt = Field(32, description="images per training step; when all layers are trained, at least 2")
     learning_rate: PositiveFloat = Field(
         0.001, description="learning rate of the backbone; the head's is ten times as high"
     )

@@ -253,7 +253,11 @@ def train(
         int | None, typer.Option(help="passes over the images [EPOCHS]", rich_help_panel=_TRAINING)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="images per training step [BATCH_SIZE]", rich_help_panel=_TRAINING)
+        int | None,
+        typer.Option(
+            help="images per training step; when all layers are trained, at least 2 [BATCH_SIZE]",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     learning_rate: Annotated[
         str | None,

@@ -220,10 +220,7 @@ def _train_one_epoch(
     """Trains for an epoch in the module's current mode; returns the mean loss."""
     device = next(module.parameters()).device
     total, images = 0.0, 0
-    # Batch normalization can't be trained on a batch of one.
-    drop_last = len(dataset) % batch_size == 1 and len(dataset) > 1
-    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=drop_last)
-    for pixels, targets in _batches(loader, device):
+    for pixels, targets in _batches(shuffled_batches(dataset, batch_size), device):
         with mixed_precision(device):
             logits = module(_inputs(pixels, preprocessing, device))
         loss = loss_of(logits.float(), targets.to(device))
@@ -233,6 +230,15 @@ def _train_one_epoch(
         total += float(loss.detach()) * len(targets)
         images += len(targets)
     return total / images
+
+
+def shuffled_batches(
+    dataset: ImageClassifierDataset, batch_size: int, generator: torch.Generator | None = None
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of at least two images, unless there is only one: batch normalization can't be trained on one."""
+    size = max(2, batch_size)
+    drop_last = len(dataset) % size == 1 and len(dataset) > 1
+    return DataLoader(dataset, size, shuffle=True, drop_last=drop_last, generator=generator)
 
 
 @torch.inference_mode()

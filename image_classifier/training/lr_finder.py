@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample, targets_of
 from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import Backbone, Head, choose_device
 from image_classifier.progress import Progress
-from image_classifier.training.finetune import learns_statistics, trainable
+from image_classifier.training.finetune import learns_statistics, shuffled_batches, trainable
 from image_classifier.training.head import scale_of
 from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 
@@ -93,13 +92,7 @@ def range_of_head(
 def _forever(dataset: ImageClassifierDataset, told: Hyperparameters) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(told.seed)
     while True:
-        yield from DataLoader(
-            dataset,
-            told.batch_size,
-            shuffle=True,
-            drop_last=len(dataset) % told.batch_size == 1 and len(dataset) > 1,
-            generator=generator,
-        )
+        yield from shuffled_batches(dataset, told.batch_size, generator)
 
 
 def _sweep(

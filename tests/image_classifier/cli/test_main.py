@@ -121,6 +121,18 @@ def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path
     assert "already finished" in again.err
 
 
+@pytest.mark.parametrize("rate", ["0.001", "auto"])
+def test_all_layers_are_trained_on_single_small_images(
+    rate: str, run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch normalization can't learn from one of them."""
+    monkeypatch.setattr(all_layers, "FEWEST_COMPARED", 1)
+    options = ("--batch-size", 1, "--image-size", 32, "--mode", "full", "--epochs", 1, "--lr", rate)
+    said = run(*TRAIN, folder, *options, "--output", "out")
+    assert said.status == 0, said
+    assert "epoch" in said.err
+
+
 @pytest.mark.parametrize("better", [False, True])
 def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, better: bool
