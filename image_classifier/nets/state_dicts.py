@@ -1,6 +1,5 @@
 """State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; saves tensors."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -73,8 +72,11 @@ def save_tensors(tensors: State, file: Path, metadata: dict[str, str] | None = N
         save_file(separate(tensors), file, metadata)
     except SafetensorError as error:
         file.unlink(missing_ok=True)
-        number = _SYSTEMS_ERROR.search(str(error))
-        raise OSError(*((int(number[1]), os.strerror(int(number[1]))) if number else (error,))) from error
+        found = _SYSTEMS_ERROR.search(str(error))
+        if found is None:
+            raise OSError(error) from error
+        number, text = int(found[1]), str(error)[: found.start()].rpartition(": ")[2].strip()
+        raise OSError(number, text, None, number) from error  # on Windows, the last one is turned into errno
     file.chmod(mode)
 
 

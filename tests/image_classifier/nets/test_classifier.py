@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets import state_dicts
 from image_classifier.nets.architectures import Bare, build
 from image_classifier.nets.classifier import (
     Backbone,
@@ -108,6 +111,20 @@ def test_tensors_that_share_memory_are_saved_as_separate_ones(tmp_path: Path) ->
     found = load_file(tmp_path / "weights.safetensors")
     assert found.keys() == twice.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in twice.items())
+
+
+def test_full_disk_is_reported_in_the_systems_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has other numbers: Python calls 112 "Host is down"."""
+
+    def full(*given: object) -> None:
+        raise SafetensorError(
+            "Error while serializing: I/O error: There is not enough space on the disk. (os error 112)"
+        )
+
+    monkeypatch.setattr(state_dicts, "save_file", full)
+    with pytest.raises(OSError, match=r"There is not enough space on the disk\.$") as failed:
+        save_tensors({"weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    assert failed.value.errno == (errno.ENOSPC if os.name == "nt" else 112)
 
 
 def test_saved_classifier_can_be_read_by_other_accounts(classifier: Classifier, tmp_path: Path) -> None:
