@@ -120,6 +120,15 @@ Fetched = list[ImageFile | MediaError]
 Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and the reason code
 
 
+@contextmanager
+def _with_errors_for_labelers() -> Iterator[None]:
+    """Raises TrainingError instead of UsersError, so that the log doesn't show a traceback."""
+    try:
+        yield
+    except UsersError as error:
+        raise TrainingError(str(error)) from None
+
+
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
     """An image classifier that learns the choices of a project's images, one or several for each image.
 
@@ -449,6 +458,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     # --- fit ----------------------------------------------------------------
 
+    @_with_errors_for_labelers()
     def fit(
         self,
         completions: Iterable[Json],
@@ -470,7 +480,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         further. `attempt` is more than 1 if the process died before it completed an epoch. The accuracy on the tasks of
         `random_sample` is reported, too. `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`,
         `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if there are too few
-        labels.
+        labels, or if the learning rate is much too high.
         """
         report = progress or (lambda record: None)
         config = parse_label_config(self.label_config, _settings().choices)

@@ -1087,6 +1087,15 @@ def test_too_little_to_learn_from_is_said_in_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_learning_rate_at_which_the_head_diverges_is_named(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEARNING_RATE", "1e30")
+    model._settings.cache_clear()
+    with pytest.raises(TrainingError, match=r"set a lower learning rate \(LEARNING_RATE or --lr\) than 1e\+30$"):
+        fit(labeled(shown[:30]), tmp_path)
+
+
 def test_two_images_of_two_choices_are_enough(shown: Digits, tmp_path: Path) -> None:
     output = fit(labeled([shown[0], shown[1], shown[3], shown[4]]), tmp_path)
     assert output["classes"] == ["0", "1"]
