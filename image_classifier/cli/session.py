@@ -109,7 +109,7 @@ def _enough(samples: Sequence[Sample]) -> bool:
 
 def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:
     try:
-        return backbone.preprocessing(image.path)
+        return image.decoded(backbone.preprocessing)
     except ImageError:
         return None
 

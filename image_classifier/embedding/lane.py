@@ -204,7 +204,8 @@ class InferenceLane:
     ) -> Future[Embedding]:
         if time.monotonic() > deadline:
             raise _too_late()
-        return self._put(priority, backbone, precision, backbone.preprocessing(image.path, deadline))
+        pixels = image.decoded(lambda path: backbone.preprocessing(path, deadline))
+        return self._put(priority, backbone, precision, pixels)
 
     def _put(self, priority: int, backbone: Backbone, precision: torch.dtype, pixels: Tensor) -> Future[Embedding]:
         waiting = _Waiting(backbone, precision, pixels, Future())
@@ -317,7 +318,7 @@ def _outcome(digest: str, decoded: _Decoded, deadline: float) -> tuple[str, Embe
 
 def _thumbnail_of(image: ImageFile) -> Embedding:
     try:
-        return duplicates.thumbnail(open_image(image.path, duplicates.SIDE))
+        return duplicates.thumbnail(image.decoded(lambda path: open_image(path, duplicates.SIDE)))
     except ImageError:
         return np.zeros(3 * duplicates.SIDE**2, np.float32)
 

@@ -19,9 +19,11 @@ from onnx.reference import ReferenceEvaluator
 from PIL import ExifTags, Image
 
 import image_classifier.cli.main
+from image_classifier.cli import sources
 from image_classifier.cli.console import take_any_name
 from image_classifier.cli.main import main
-from image_classifier.data.dataset import held_out, read_samples
+from image_classifier.data.dataset import Sample, held_out, read_samples
+from image_classifier.data.folders import Listing
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.evaluation import comparison
@@ -405,6 +407,24 @@ def test_resume_says_that_the_state_of_a_training_is_damaged(
     state.write_text(json.dumps({**json.loads(state.read_text("utf-8")), **changed}), "utf-8")
     said = run(*TRAIN, folder, "--output", model, "--resume")
     assert said.error == f"Error: {state} is damaged: choose another output folder"
+
+
+def test_image_that_changes_while_the_folder_is_read_is_left_out(
+    run: Command, folder: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, "images")
+    changing = next(Path("images/0").iterdir())
+    before = sources.samples_of
+
+    def read(listing: Listing) -> list[Sample]:
+        found = before(listing)
+        changing.write_bytes(next((others / "1").iterdir()).read_bytes())
+        return found
+
+    monkeypatch.setattr(sources, "samples_of", read)
+    said = run(*TRAIN, "images", "--epochs", 1)
+    assert said.out.startswith("model/head: 3 classes from 35 images")
+    assert f"{changing}: it changed while it was read: try again" in said.err
 
 
 def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,34 @@ def alone(backbone: Backbone, image: ImageFile) -> np.ndarray:
     """What the network says of one image, without the lane."""
     with torch.inference_mode():
         return backbone.module(backbone.preprocessing.normalize(backbone.preprocessing(image.path)[None]))[0].numpy()
+
+
+@pytest.mark.parametrize("change", ["content", "removal"])
+def test_image_that_changes_while_it_is_read_does_not_get_into_the_cache(
+    change: str, lane: InferenceLane, backbone: Backbone, images: list[ImageFile], tmp_path: Path
+) -> None:
+    path, before, after = tmp_path / "image.png", images[0].path.read_bytes(), images[1].path.read_bytes()
+    path.write_bytes(before)
+    os.utime(path, (0, 0))
+    image = ImageFile.of(path)
+    if change == "content":
+        path.write_bytes(after)
+        found = lane.embed(backbone, [image])
+    else:
+
+        class Removing(Preprocessing):
+            def __call__(self, source: Source, deadline: float = float("inf")) -> Tensor:
+                path.write_bytes(after)
+                pixels = super().__call__(source, deadline)
+                path.unlink()
+                return pixels
+
+        removing = replace(backbone, preprocessing=Removing(**asdict(backbone.preprocessing)))
+        found = lane.embed(removing, [image])
+    assert [str(one) for one in found] == ["it changed while it was read: try again"]
+    assert not lane.thumbnails([image]).any()
+    path.write_bytes(before)  # the change is undone
+    np.testing.assert_allclose(lane.embed(backbone, [ImageFile.of(path)])[0], alone(backbone, images[0]), atol=1e-5)
 
 
 class Gate:
@@ -235,7 +263,7 @@ def test_broken_images_do_not_fail_the_others(
     assert shades([found[1], found[4]]) == [1, 2]
     assert len(lane._cache) == 2  # what is broken is looked at again
     broken[0].path.write_bytes(grey[5].path.read_bytes())
-    assert shades(lane.embed(network, [broken[0]])) == [5]
+    assert shades(lane.embed(network, [ImageFile(broken[0].path, broken[0].digest)])) == [5]
 
 
 def test_many_callers_get_their_own(
