@@ -11,6 +11,7 @@ from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.errors import LabelStudioDown, LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.page_summaries import PageSummaries
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved, keep_next
 from my_backend.projects.versions import is_version_name
@@ -139,7 +140,7 @@ class Run:
         """Keeps the order, and the tasks that follow in the random one, if the disk takes them: no score needs them."""
         try:
             if following is not None:
-                keep_next(self._project.folder, following)
+                keep_next(self._project.folder, following, PageSummaries(self._project.folder).tasks())
             keep_order(self._project.folder, self.order)
         except OSError as error:
             if not self._project.folder.exists():  # the project was deleted

@@ -370,7 +370,7 @@ class Pools(Background):
     def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
         """Keeps the tasks that follow in the random order, for the next training run, if the disk takes them."""
         try:
-            keep_next(project.folder, pool.first_of_random_order())
+            keep_next(project.folder, pool.first_of_random_order(), pool.labeled())
         except OSError as error:
             if project.folder.exists():  # otherwise the project was deleted
                 log.warning("project %s: can't save the random order of its tasks: %s", project.uid, error)

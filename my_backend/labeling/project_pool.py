@@ -325,6 +325,11 @@ class ProjectPool:
             left = (task for task in self._random_order if task not in self._labels and task not in self._unreadable)
             return list(islice(left, NEXT))
 
+    def labeled(self) -> list[int]:
+        """The tasks with a label."""
+        with self._lock:
+            return list(self._labels)
+
     def unlabeled(self, labels: Container[int]) -> dict[int, int]:
         """The collected tasks without a label, with the numbers of their images."""
         with self._lock:

@@ -4,10 +4,11 @@ A page never changes: its content is its key. So a summary is never out of date,
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,11 @@ class PageSummaries:
             found = replace(found, made={**found.made, tag.from_name: HistoryOfTasks(tag).made_in(tasks)})
         self._new[key] = found
         return found
+
+    def tasks(self) -> Iterator[int]:
+        """The tasks with annotations, as they were at the last training run."""
+        kept = files.read_record(self._path, _SUMMARIES) or {}
+        return chain.from_iterable(one.tasks for one in kept.values())
 
     def keep(self, pages: Iterable[str]) -> None:
         """Keeps the summaries of these pages only; raises NotFound if the project was deleted."""

@@ -8,6 +8,7 @@ However the other tasks are chosen, those before the first unlabeled one in this
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -23,10 +24,10 @@ NEXT_FILE = "random_order.json"
 
 @dataclass(frozen=True)
 class _Next:
-    """The first unlabeled tasks in the random order, and the newest task that was ever listed as unlabeled."""
+    """The first unlabeled tasks in the random order, and the newest task of the project (None if unknown)."""
 
     tasks: list[int]
-    newest: int
+    newest: int | None = None
 
 
 _NEXT = TypeAdapter(_Next | list[int])  # older files have only the tasks
@@ -54,16 +55,19 @@ def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -
         yield following
 
 
-def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
-    """Keeps the first of all unlabeled tasks in the random order, in the project's folder."""
+def keep_next(folder: Path, unlabeled: Sequence[int], labeled: Iterable[int]) -> None:
+    """Keeps the first of all unlabeled tasks in the random order, in the project's folder.
+
+    The `labeled` tasks, as far as they are known, also tell which tasks exist now: few may be unlabeled.
+    """
     before = _kept(folder)
-    newest = max([*unlabeled, before.newest if before else 0])
+    newest = max(chain(unlabeled, labeled, [before.newest or 0] if before else ()), default=None)
     files.write_json(folder / NEXT_FILE, asdict(_Next(list(unlabeled[:NEXT]), newest)))
 
 
 def _kept(folder: Path) -> _Next | None:
     kept = files.read_record(folder / NEXT_FILE, _NEXT)
-    return _Next(kept, max(kept, default=0)) if isinstance(kept, list) else kept
+    return _Next(kept) if isinstance(kept, list) else kept
 
 
 def random_sample(folder: Path, project: str, labeled: Iterable[int], unseen: Iterable[int]) -> frozenset[int]:
@@ -76,7 +80,7 @@ def random_sample(folder: Path, project: str, labeled: Iterable[int], unseen: It
     kept = _kept(folder)
     if kept is None:
         return frozenset()
-    known = frozenset(task for task in labeled if task <= kept.newest)
+    known = frozenset(task for task in labeled if kept.newest is None or task <= kept.newest)
     last = kept.tasks[-1] if len(kept.tasks) == NEXT else None
     first = next((task for task in kept.tasks if task not in known), last)
     missing = [*unseen, *([] if first is None else [first])]

@@ -12,6 +12,8 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.projects.page_summaries import PageSummaries
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import in_random_order, random_sample
 from my_backend.serving.live_models import Live
@@ -146,6 +148,22 @@ def test_run_of_a_deleted_project_ends(renewed: Renewed, tmp_path: Path) -> None
     again = Run(renewed.client, Project(PROJECT, folder=tmp_path / "gone"), LIVE, predicted)
     with pytest.raises(FileNotFoundError):
         again.plan(Live(LIVE, renewed.model), lambda: None)
+
+
+def test_tasks_labeled_before_the_listing_are_in_the_random_sample(renewed: Renewed, tmp_path: Path) -> None:
+    """They may be newer than all unlabeled ones."""
+    (page,) = PackedTasks([{"id": task, "annotations": [{"id": task}]} for task in range(2, 12)]).pages
+    summaries = PageSummaries(tmp_path)
+    summaries.of(page)
+    summaries.keep([page])
+    renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([0])
+
+    renewed.to_the_end()
+
+    order = in_random_order(PROJECT, range(1, 12))
+    assert random_sample(tmp_path, PROJECT, range(2, 12), []) == set(order[: order.index(1)]) != set()
+    assert 12 not in random_sample(tmp_path, PROJECT, range(2, 13), [])
 
 
 def test_model_without_an_order_keeps_its_own_scores_and_no_earlier_order(renewed: Renewed, tmp_path: Path) -> None:

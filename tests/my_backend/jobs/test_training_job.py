@@ -736,7 +736,7 @@ def test_model_is_told_which_tasks_are_a_random_sample(
         {"id": task, "data": {"image": "/a.png"}, "annotations": [annotation(task, "Cat")]} for task in sorted(labeled)
     ]
     connected.ended(start(connected))
-    keep_next(connected.backend.projects.folder(PROJECT), [order[3], *order[6:]])
+    keep_next(connected.backend.projects.folder(PROJECT), [order[3], *order[6:]], labeled)
     connected.ended(start(connected))
 
     unseen = {"lead_time": None, "parent_prediction": 8}

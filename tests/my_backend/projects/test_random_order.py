@@ -48,7 +48,7 @@ def test_no_task_is_lost_or_doubled(count: int) -> None:
 
 def test_sample_ends_before_the_first_unlabeled_task(tmp_path: Path) -> None:
     order = in_random_order(UID, TASKS)
-    keep_next(tmp_path, [*order[10:30], *order[40:]])
+    keep_next(tmp_path, [*order[10:30], *order[40:]], [])
     assert random_sample(tmp_path, UID, order[:10] + order[30:40], []) == set(order[:10])
     labeled = order[:25] + order[30:40] + order[900:]
     assert random_sample(tmp_path, UID, labeled, []) == set(order[:25])
@@ -57,9 +57,9 @@ def test_sample_ends_before_the_first_unlabeled_task(tmp_path: Path) -> None:
 
 def test_there_is_no_sample_without_the_order_or_without_an_unlabeled_task(tmp_path: Path) -> None:
     assert random_sample(tmp_path, UID, TASKS, []) == set()
-    keep_next(tmp_path, [])
+    keep_next(tmp_path, [], TASKS)
     assert random_sample(tmp_path, UID, TASKS, []) == set()
-    keep_next(tmp_path, in_random_order(UID, TASKS[-7:]))
+    keep_next(tmp_path, in_random_order(UID, TASKS[-7:]), TASKS[:-7])
     assert random_sample(tmp_path, UID, TASKS, []) == set()  # then the accuracy on all labels says it
     (tmp_path / "random_order.json").write_text("{")
     assert random_sample(tmp_path, UID, TASKS, []) == set()
@@ -68,7 +68,7 @@ def test_there_is_no_sample_without_the_order_or_without_an_unlabeled_task(tmp_p
 def test_sample_ends_where_the_kept_tasks_end(tmp_path: Path) -> None:
     """The next ones may be unlabeled."""
     order = in_random_order(UID, TASKS)
-    keep_next(tmp_path, order)
+    keep_next(tmp_path, order, [])
     assert random_sample(tmp_path, UID, TASKS, []) == set(order[: NEXT - 1])
 
 
@@ -77,16 +77,23 @@ def test_sample_lacks_tasks_imported_since_the_last_listing(tmp_path: Path) -> N
     order, both = in_random_order(UID, TASKS), in_random_order(UID, range(1, 1201))
     imported = [task for task in both if task > 1000]
     labeled = [*order[:100], *imported[1:20]]
-    keep_next(tmp_path, order[100:])
+    keep_next(tmp_path, order[100:], order[:100])
     assert random_sample(tmp_path, UID, labeled, []) == set(order[:100])
-    keep_next(tmp_path, [task for task in both if task not in labeled])
+    keep_next(tmp_path, [task for task in both if task not in labeled], labeled)
     assert random_sample(tmp_path, UID, labeled, []) == set(both[: both.index(imported[0])])
 
 
-def test_sample_is_the_same_with_an_older_file(tmp_path: Path) -> None:
-    order = in_random_order(UID, TASKS)
-    (tmp_path / "random_order.json").write_text(json.dumps(order[100:600]))
-    assert random_sample(tmp_path, UID, [*order[:100], *order[700:]], []) == set(order[:100])
+@pytest.mark.parametrize("left", [[], [5], [5, 999]], ids=str)
+@pytest.mark.parametrize("listed_again", [False, True])
+def test_sample_stays_with_an_older_file(tmp_path: Path, left: list[int], listed_again: bool) -> None:
+    """Nearly all tasks have a label, so that those without one don't show which tasks were listed."""
+    order = in_random_order(UID, [task for task in TASKS if task not in left])
+    (tmp_path / "random_order.json").write_text(json.dumps(left))
+    if listed_again:
+        keep_next(tmp_path, left, order)
+    expected = [task for task in in_random_order(UID, TASKS) if task not in order[300:]]
+    expected = expected[: min(map(expected.index, left), default=len(expected))]
+    assert random_sample(tmp_path, UID, order, order[300:]) == set(expected)
     assert files.damages(tmp_path) == []
 
 
@@ -101,7 +108,7 @@ def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path
             known = set(labeled)
             left = [task for task in doubted if task not in known]
             following = in_random_order(uid, left)
-            keep_next(tmp_path, following)
+            keep_next(tmp_path, following, labeled)
             labeled += islice(interleaved(left, following, len(labeled)), 30)
         sample = random_sample(tmp_path, uid, labeled, [])
         assert len(sample) >= (len(labeled) - FIRST) / EVERY
@@ -123,9 +130,9 @@ def test_sample_shows_accuracy_on_all_tasks_after_sure_ones_were_accepted_unseen
         accepted = set(sorted(order[150:], key=sure.__getitem__, reverse=True)[:550])
         by_people = [*order[:150], *(task for task in order[150:] if task not in accepted)]
         by_people = by_people[: len(by_people) - left]
-        keep_next(tmp_path, order)
-        keep_next(tmp_path, [task for task in order if task not in accepted | set(by_people)])
-        sample = random_sample(tmp_path, uid, {*by_people, *accepted}, accepted)
+        labeled = {*by_people, *accepted}
+        keep_next(tmp_path, [task for task in order if task not in labeled], labeled)
+        sample = random_sample(tmp_path, uid, labeled, accepted)
         assert len(sample) >= 150
         assert not sample & accepted
         truth = np.mean(list(right.values()))

@@ -178,10 +178,10 @@ def test_project_deleted_while_its_tasks_are_listed_does_not_come_back(
 ) -> None:
     tried, go_on = threading.Event(), threading.Event()
 
-    def keep_later(folder: Path, tasks: Sequence[int]) -> None:
+    def keep_later(folder: Path, unlabeled: Sequence[int], labeled: Sequence[int]) -> None:
         tried.set()
         assert go_on.wait(20)
-        keep_next(folder, tasks)
+        keep_next(folder, unlabeled, labeled)
 
     monkeypatch.setattr(pools, "keep_next", keep_later)
     label_studio.labels.add(10)
