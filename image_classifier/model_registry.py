@@ -94,12 +94,13 @@ class SharedNetworks:
 
     def share(self, backbone: Backbone) -> Backbone:
         """The backbone with the same fingerprint that is already in memory, or this one."""
-        with self._changing:
-            shared = self._backbones.setdefault(backbone.fingerprint, backbone)
-        if shared is backbone and not backbone.int8:  # such a form is made of a network that is already shared
+        if known := self._backbones.get(backbone.fingerprint):
+            return known
+        if not backbone.int8:  # such a form is made of a network that is already shared
             _ = backbone.size  # computed with all weights, and remembered
-            keep_on_disk(backbone.module, self._settings.cache_dir)
-        return shared
+            keep_on_disk(backbone.module, self._settings.cache_dir)  # before any other thread computes with them
+        with self._changing:
+            return self._backbones.setdefault(backbone.fingerprint, backbone)
 
     def load(self, folder: Path) -> Classifier:
         """Loads a saved classifier; raises WeightsError if that fails.

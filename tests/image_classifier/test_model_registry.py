@@ -80,6 +80,25 @@ def test_base_network_that_hangs_delays_no_saved_model(
         assert finished(base) is classifier.backbone
 
 
+def test_no_thread_gets_a_network_whose_weights_are_still_being_moved(
+    networks: SharedNetworks, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computing with them at the same time could read memory that is already freed."""
+    folder, moved = saved(backbone, tmp_path / "saved"), list[object]()
+
+    def is_first(module: object, _: Path) -> bool:
+        moved.append(module)
+        return len(moved) == 1
+
+    with hanging(monkeypatch, "keep_on_disk", is_first) as (held, threads):
+        classifier = threads.submit(networks.load, folder)
+        assert held.reached.wait(SECONDS)
+        base = finished(threads.submit(lambda: networks.base))
+        assert base.module is not moved[0]
+        held.released.set()
+        assert finished(classifier).backbone is base
+
+
 def test_saved_model_that_hangs_delays_only_those_with_the_same_network(
     networks: SharedNetworks, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
