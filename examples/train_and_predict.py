@@ -16,7 +16,8 @@ from image_classifier.errors import UsersError
 def main(training: Path, others: Path, output: Path) -> float:
     """Returns the share of the other images whose class is predicted correctly, from 0 to 1."""
     model = train(training, output, mode="head")
-    print(f"{len(model.classes)} classes, accuracy {model.metrics['accuracy']:.1%}")
+    accuracy = model.metrics.get("accuracy")  # None if most classes have only one image
+    print(f"{len(model.classes)} classes, accuracy {'unknown' if accuracy is None else f'{accuracy:.1%}'}")
     images = sorted(path for path in others.rglob("*.png"))
     predictions = model.predict(images)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)

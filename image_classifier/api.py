@@ -36,7 +36,10 @@ class Model:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Its metrics on images that it wasn't trained on, as `evaluate --json` shows them: `accuracy` and others."""
+        """Its metrics on images that it wasn't trained on, as `evaluate --json` shows them: `accuracy` and others.
+
+        There are none if most classes have only one image.
+        """
         return dict(self._saved.classifier.record["figures"])
 
     def predict(self, images: Sequence[str | Path], *, top: int = 1) -> list[Prediction]:

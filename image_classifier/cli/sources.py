@@ -33,9 +33,7 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
     counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
     if len(counts) < 2 and not multiple:
         only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
-        raise UsersError(
-            f"{shown(path)} has {only}: a classifier needs at least two classes, each with two images or more"
-        )
+        raise UsersError(f"{shown(path)} has {only}: a classifier needs at least two classes")
     for name, count in counts.items():
         if count == 1:
             say(f"{shown(name)} has only one image: the model is trained on it, but can't be evaluated on this class")

@@ -46,6 +46,20 @@ def test_example_trains_and_predicts(folders: tuple[Path, Path], tmp_path: Path)
         image_classifier.train(training, tmp_path / "model")
 
 
+def test_example_works_with_one_image_per_class(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No head of the cross-validation knows the class of an image that it evaluates."""
+    training, others = folders
+    for number, image in enumerate(sorted(training.rglob("*.png"))[:4]):
+        (tmp_path / f"few/{number}").mkdir(parents=True)
+        shutil.copy(image, tmp_path / f"few/{number}")
+
+    main(tmp_path / "few", others, tmp_path / "model")
+
+    assert "4 classes, accuracy unknown" in capsys.readouterr().out
+
+
 def test_example_says_in_one_line_that_the_model_exists(folders: tuple[Path, Path], tmp_path: Path) -> None:
     """The README's commands have already written a model."""
     (tmp_path / "model").mkdir()
