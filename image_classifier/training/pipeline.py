@@ -179,7 +179,6 @@ def learn_head(
         method, seen = CROSS_VALIDATION, folded
     seen = seen & looked_at
     could_be_right = (known | ~shown).all(1)
-    measured = bool(could_be_right.float().mean() > MEASURABLE_SHARE)
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
     fair = seen & could_be_right
     temperature = fit_temperature(logits[fair], targets[fair], _votes(samples, fair), usual_temperature(len(samples)))
@@ -191,7 +190,7 @@ def learn_head(
         to_beat = brier_score(calibrated_logits, targets[seen], votes)
         if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
             return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
-    if measured and seen.any():
+    if _are_measurable(could_be_right[seen]):
         figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method, known)
         if method == CROSS_VALIDATION:
             right = hits(logits[seen], targets[seen], thresholds)
@@ -206,8 +205,14 @@ def learn_head(
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
     learned = ~torch.tensor(may_be_held_out(samples)) if backbone.origin == FINE_TUNED else ~everything
-    mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds) if measured else ()
+    mistakes: tuple[Mistake, ...] = ()
+    if _are_measurable(could_be_right):
+        mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def _are_measurable(could_be_right: Tensor) -> bool:
+    return len(could_be_right) > 0 and bool(could_be_right.float().mean() > MEASURABLE_SHARE)
 
 
 def usual_temperature(labels: int) -> float:

@@ -352,6 +352,13 @@ def test_there_are_no_figures_if_most_classes_have_one_image(backbone: Backbone)
     assert len(found.classes) == 10
 
 
+def test_there_are_no_figures_if_most_classes_have_one_image_that_was_looked_at(backbone: Backbone) -> None:
+    """The heads of cross-validation don't learn the labels that nobody has looked at."""
+    found = learn(backbone, accepted(around("abc" * 20), range(3, 60)))
+
+    assert found.record["figures"] == {"judged_by": "cross-validation"}
+
+
 def test_only_images_on_which_a_head_could_be_right_calibrate(backbone: Backbone) -> None:
     """Otherwise, a few classes with one image each would make the version unsure about all others."""
     embedded = around("abc" * 10, noise=0.3)
