@@ -15,6 +15,7 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from image_classifier.data.preprocessing import ImageError, open_image
+from my_backend.errors import Unavailable
 from my_backend.serving.model_api import ModelAPI
 
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V2
@@ -28,9 +29,8 @@ class Pretrained(ModelAPI):
     def warm_up(cls) -> str:
         try:
             network()  # downloads the weights in the background, rather than during the first prediction
-        except OSError as error:
-            file = WEIGHTS.url.rpartition("/")[2]
-            return f"Can't download ResNet50's weights ({error}): copy {file} to ~/.cache/torch/hub/checkpoints."
+        except Unavailable as error:
+            return str(error)
         return ""
 
     def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
@@ -47,4 +47,10 @@ class Pretrained(ModelAPI):
 
 @lru_cache
 def network() -> torch.nn.Module:
-    return resnet50(weights=WEIGHTS).eval()
+    try:
+        return resnet50(weights=WEIGHTS).eval()
+    except OSError as error:
+        file = WEIGHTS.url.rpartition("/")[2]
+        raise Unavailable(
+            f"Can't download ResNet50's weights ({error}): copy {file} to ~/.cache/torch/hub/checkpoints."
+        ) from None

@@ -11,14 +11,18 @@ from pathlib import Path
 
 from image_classifier import train
 from image_classifier.errors import UsersError
+from image_classifier.nets.weights import WeightsError
+from image_classifier.training.pipeline import TooFewLabels
 
 
 def main(training: Path, others: Path, output: Path) -> float:
     """Returns the share of the other images whose class is predicted correctly, from 0 to 1."""
+    images = sorted(path for path in others.rglob("*") if path.is_file())
+    if not images:
+        raise UsersError(f"{others} has no images")
     model = train(training, output, mode="head")
     accuracy = model.metrics.get("accuracy")  # None if most classes have only one image
     print(f"{len(model.classes)} classes, accuracy {'unknown' if accuracy is None else f'{accuracy:.1%}'}")
-    images = sorted(path for path in others.rglob("*.png"))
     predictions = model.predict(images)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
     print(f"{right} of {len(images)} predictions are right")
@@ -30,5 +34,5 @@ if __name__ == "__main__":
         sys.exit("usage: python examples/train_and_predict.py TRAINING_FOLDER OTHER_FOLDER NEW_MODEL")
     try:
         main(*map(Path, sys.argv[1:]))
-    except UsersError as error:
+    except (UsersError, TooFewLabels, WeightsError) as error:
         sys.exit(str(error))

@@ -80,6 +80,36 @@ def test_example_says_in_one_line_that_the_model_exists(folders: tuple[Path, Pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("weights", "images", "message"),
+    [
+        ("gone.pth", ["training", "others"], "WEIGHTS=gone.pth: no such file"),
+        ("none", ["few", "others"], "Too few labels to train on: label at least 2 images of each"),
+        ("none", ["training", "empty"], "empty has no images"),
+    ],
+)
+def test_example_says_in_one_line_what_is_wrong(
+    weights: str, images: list[str], message: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for label in "01":
+        (tmp_path / "few" / label).mkdir(parents=True)
+        shutil.copy(next((folders[0] / label).iterdir()), tmp_path / "few" / label)
+    (tmp_path / "empty").mkdir()
+
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "train_and_predict.py", *images, "model"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WEIGHTS": weights},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.stderr
+
+
 def test_notebook_runs_from_its_first_cell_to_its_last(folders: tuple[Path, Path], tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "examples" / "train_and_predict.ipynb").read_text("utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

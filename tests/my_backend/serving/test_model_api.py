@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights, resnet50
 
+from examples import pretrained
 from examples.mean_color import MeanColor, mean_color
 from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
 from my_backend.errors import BadRequest, MediaError
@@ -263,3 +265,28 @@ def test_pretrained_example_predicts_before_anything_is_labeled(
     assert results[0]["result"][0]["value"]["choices"] == ["banana"]
     assert results[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert results[1] == []
+
+
+def test_pretrained_example_says_that_its_weights_are_missing(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**given: object) -> torch.nn.Module:
+        raise URLError("no such host")
+
+    Image.new("RGB", (30, 20), "yellow").save(tmp_path / "banana.png")
+    picture = (tmp_path / "banana.png").read_bytes()
+    pretrained.network.cache_clear()
+    monkeypatch.setattr(pretrained, "resnet50", fail)
+    config = LABEL_CONFIG.replace("Cat", "banana")
+    with (
+        FakeServer(lambda seen: Reply(200, picture, {"Content-Type": "image/png"})) as site,
+        serve(model_class="examples.pretrained:Pretrained", image_hosts="127.0.0.1") as client,
+    ):
+        client.setup(config=config)
+        assert eventually(lambda: client.backend.serving.live(PROJECT, in_time()).name != UNTRAINED)
+        body = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": f"{site.url}/banana.png"}}]}
+        error = client.post("/predict", body, 503)["error"]
+
+    assert error.startswith(
+        "Can't download ResNet50's weights (<urlopen error no such host>): copy resnet50-11ad3fa6.pth"
+    )
