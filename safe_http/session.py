@@ -103,17 +103,18 @@ class Base:
     """An origin and a path: a token belongs to the URLs below it. The same host may also have other programs."""
 
     origin: Origin
-    path: str  # without escapes, and without a slash at the end
+    paths: tuple[str, ...]  # as from `_paths`, without a slash at the end
 
     @classmethod
     def of(cls, url: str) -> "Base":
         """Raises ValueError if it isn't an http(s) URL."""
-        return cls(Origin.of(url), _paths(url)[1].rstrip("/"))
+        return cls(Origin.of(url), tuple(path.rstrip("/") for path in _paths(url)))
 
     def contains(self, url: str) -> bool:
         """Whether the URL is below it, no matter whether its server resolves dots and slashes written as escapes."""
         url, origin = _read_url(url)
-        return origin == self.origin and all(f"{path}/".startswith(f"{self.path}/") for path in _paths(url))
+        paths = zip(_paths(url), self.paths, strict=True)
+        return origin == self.origin and all(f"{path}/".startswith(f"{own}/") for path, own in paths)
 
 
 def _paths(url: str) -> tuple[str, str]:

@@ -459,6 +459,14 @@ def test_token_goes_to_its_own_origin_only_also_across_redirects(start: Start, o
     assert tokens == [None, "Token secret", None]
 
 
+@pytest.mark.parametrize("path", ["//label-studio", "/a//label-studio/", "/label%2Fstudio", "/ü b"])
+def test_own_server_gets_the_token_however_its_path_is_written(path: str) -> None:
+    base = Base.of(f"http://localhost{path}")
+    assert base.contains(f"http://localhost{path.rstrip('/')}/api/projects/7/")
+    assert not base.contains(f"http://localhost{path.rstrip('/')}-other/api/projects/7/")
+    assert not base.contains(f"http://localhost{path.rstrip('/')}/..%2f..%2f..%2fother")
+
+
 @pytest.mark.parametrize(
     "url",
     [
