@@ -38,7 +38,7 @@ class ImageFile:
 
     def _is_unchanged(self) -> bool:
         try:
-            return _state(self.path.stat()) == self.state
+            return _state(self.path.stat()) == self.state or ImageFile.of(self.path).digest == self.digest
         except OSError:
             return False
 
