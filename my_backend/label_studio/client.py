@@ -331,7 +331,13 @@ class LabelStudio:
         """The token isn't sent to another address, whose answer would only say that it is missing."""
         if self.base.contains(url):
             return ""
-        return f"it redirects to {redact(url).partition('/api/')[0]}: use that address instead"
+        place, api, _ = redact(url).partition("/api/")
+        if not api:
+            return (
+                f"it redirects to {place.partition('?')[0]}, perhaps to log in: use an address at which Label Studio's "
+                "API answers"
+            )
+        return f"it redirects to {place}: use that address instead"
 
     def _why_refused(self, status: int, body: bytes) -> str:
         if not self._token:
