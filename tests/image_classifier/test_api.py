@@ -84,7 +84,7 @@ def test_example_says_in_one_line_that_the_model_exists(folders: tuple[Path, Pat
     ("weights", "images", "message"),
     [
         ("gone.pth", ["training", "others"], "WEIGHTS=gone.pth: no such file"),
-        ("none", ["few", "others"], "Too few labels to train on: label at least 2 images of each"),
+        ("none", ["few", "others"], "Too few labels to train on: label at least 4 images"),
         ("none", ["training", "empty"], "empty has no images"),
     ],
 )
