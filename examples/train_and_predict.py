@@ -21,7 +21,7 @@ def main(training: Path, others: Path, output: Path) -> float:
     if not images:
         raise UsersError(f"{others} has no images")
     model = train(training, output, mode="head")
-    accuracy = model.metrics.get("accuracy")  # None if most classes have only one image
+    accuracy = model.metrics.get("accuracy")  # None if too few classes have two images
     print(f"{len(model.classes)} classes, accuracy {'unknown' if accuracy is None else f'{accuracy:.1%}'}")
     predictions = model.predict(images)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)

@@ -10,8 +10,8 @@ def run() -> None:
     """Runs the command line with the arguments of this process."""
     _replace_closed_streams()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
-    if on_ctrl_c is signal.default_int_handler:  # otherwise it may be ignored, as by a shell's background job
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback from the imports, which take seconds
+    if on_ctrl_c is signal.default_int_handler:  # otherwise it may be ignored, as in a shell's background job
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during the imports, which take seconds
     from image_classifier.cli.console import log_to_console, take_any_name
     from image_classifier.cli.main import main
 

@@ -38,7 +38,7 @@ class Model:
     def metrics(self) -> dict[str, Any]:
         """Its metrics on images that it wasn't trained on, as `evaluate --json` shows them: `accuracy` and others.
 
-        There are none if most classes have only one image.
+        `accuracy` and others are missing if at least half of the images are the only one of their class.
         """
         return dict(self._saved.classifier.record["figures"])
 

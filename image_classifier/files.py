@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def real(path: Path) -> Path:
-    """The path without links; one that leads in a circle stays, instead of the RuntimeError of `Path.resolve`."""
+    """The path with its links resolved. A circular link is kept; `Path.resolve` would raise RuntimeError."""
     return Path(os.path.realpath(path))
 
 

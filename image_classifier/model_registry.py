@@ -40,9 +40,9 @@ class SharedNetworks:
         self._imagenet: Head | None = None
         self._texts: ChoiceTexts | None = None
         self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
-        # One for each network, because loading may hang, for example on a network drive.
+        # A lock for each network, because loading one may hang, for example on a network drive.
         self._loading: WeakValueDictionary[str, Lock] = WeakValueDictionary()
-        self._changing = Lock()  # both of them
+        self._changing = Lock()  # for changes to the two dictionaries
         self._opening = Lock()
 
     @property

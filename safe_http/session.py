@@ -111,7 +111,7 @@ class Base:
         return cls(Origin.of(url), tuple(path.rstrip("/") for path in _paths(url)))
 
     def contains(self, url: str) -> bool:
-        """Whether the URL is below it, no matter whether its server resolves dots and slashes written as escapes."""
+        """Whether the URL is below this one, both as it is written and with its escapes and dots resolved."""
         url, origin = _read_url(url)
         paths = zip(_paths(url), self.paths, strict=True)
         return origin == self.origin and all(f"{path}/".startswith(f"{own}/") for path, own in paths)

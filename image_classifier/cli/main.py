@@ -382,7 +382,7 @@ def _print_figures(model: SavedModel) -> None:
 
 def _headline(figures: dict[str, Any]) -> str:
     if "accuracy" not in figures:
-        return "accuracy unknown, because too few different images of a class have been reviewed"
+        return "accuracy unknown, because too few different images of the same class have been reviewed"
     low, high = figures.get("accuracy_low"), figures.get("accuracy_high")  # which older models don't have
     between = "" if low is None or high is None else f", between {low:.0%} and {high:.0%},"
     groups = figures.get("groups", figures["images"])

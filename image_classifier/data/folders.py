@@ -240,7 +240,7 @@ def is_utf8(name: str) -> bool:
 
 
 def refuse_other_names(*names: Path | str) -> None:
-    """Raises UsersError unless all names are UTF-8, in which a model's files name images and weights."""
+    """Raises UsersError if a name isn't UTF-8: the files of a model name its images and weights in UTF-8."""
     for name in names:
         if not is_utf8(str(name)):
             raise UsersError(f"{shown(name)}: {NAME_NOT_UTF8}")

@@ -18,7 +18,7 @@ class ImageFile:
 
     path: Path
     digest: str
-    state: tuple[int, int] | None = field(default=None, compare=False)  # when the digest was computed, if that is known
+    state: tuple[int, int] | None = field(default=None, compare=False)  # when the digest was computed; None if unknown
 
     @classmethod
     def of(cls, path: Path) -> "ImageFile":

@@ -76,7 +76,7 @@ def save_tensors(tensors: State, file: Path, metadata: dict[str, str] | None = N
         if found is None:
             raise OSError(error) from error
         number, text = int(found[1]), str(error)[: found.start()].rpartition(": ")[2].strip()
-        raise OSError(number, text, None, number) from error  # on Windows, the last one is turned into errno
+        raise OSError(number, text, None, number) from error  # on Windows, errno follows from the last one
     file.chmod(mode)
 
 

@@ -40,7 +40,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """All tensors in a .safetensors or .pth file, those of nested dicts by keys with dots; raises WeightsError."""
     try:
         if file.suffix == ".safetensors":
-            # While safetensors opens a file, no other thread runs; on a dead network drive that takes forever.
+            # Opened here first: while safetensors opens it, no other thread runs, on a dead network drive forever.
             with file.open("rb"):
                 return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)

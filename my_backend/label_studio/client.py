@@ -58,7 +58,7 @@ class Blocking:
 
 
 class LabelStudio:
-    """One Label Studio server and its token, which is sent to URLs below that server's only.
+    """One Label Studio server and its token, which is sent only to URLs below that server's.
 
     `is_persons`: the token came with a request; it isn't LABEL_STUDIO_API_KEY, so changing that wouldn't help.
     """
@@ -334,8 +334,8 @@ class LabelStudio:
         place, api, _ = redact(url).partition("/api/")
         if not api:
             return (
-                f"it redirects to {place.partition('?')[0]}, perhaps to log in: use an address at which Label Studio's "
-                "API answers"
+                f"it redirects to {place.partition('?')[0]}, perhaps a login page: use an address at which Label "
+                "Studio's API answers"
             )
         return f"it redirects to {place}: use that address instead"
 

@@ -271,10 +271,10 @@ class Media:
         return base + quote(path, safe="/?&=%+:;,@!$'()*~")
 
     def _in_label_studio(self, url: str) -> str:
-        """The URL; without its host if it is that of a local file in Label Studio, which nobody else could serve.
+        """The URL, without its host if it is a local file of Label Studio, which only Label Studio can serve.
 
-        The synchronization of a storage adds LABEL_STUDIO_HOST to it, for browsers; this backend may need another
-        address.
+        When Label Studio syncs a storage, it adds LABEL_STUDIO_HOST, which is for browsers; this backend may need
+        another address.
         """
         place, _, query = url.partition("?")
         is_local_file = place.endswith(LOCAL_FILES) and place.startswith(("http://", "https://"))

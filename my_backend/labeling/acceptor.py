@@ -282,9 +282,9 @@ class Acceptor(Background):
         tag = self._tag(project)
         if gone := sorted(self.store.answers(acceptance).choices - set(tag.choices)):
             raise Conflict(
-                f"the plan can't continue: it predicts {', '.join(gone[:5])[:200]}, but the labeling "
-                "config no longer has this choice. Restore the choice's name, or make a new plan (on the page, press "
-                "Plan again; on the command line, add --replace)"
+                f"the plan can't continue: it predicts {', '.join(gone[:5])[:200]}, which the labeling config no "
+                "longer has. Undo that change of the config, or make a new plan (on the page, press Plan again; on the "
+                "command line, add --replace)"
             )
         return tag
 

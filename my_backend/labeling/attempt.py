@@ -68,7 +68,7 @@ def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progre
     tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
     run = _undo(run, outcome, plan, tasks, progress)
     if run.attempts > 1 and not run.withdrawn:
-        # An earlier attempt may have ended before Label Studio had answered what it removed.
+        # An earlier attempt may have ended before it was known how many labels its last request had removed.
         outcome.undone = max(outcome.undone, outcome.written - len(outcome.left_alone["changed"]))
     return outcome.of(run)
 

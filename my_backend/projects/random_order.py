@@ -58,7 +58,7 @@ def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -
 def keep_next(folder: Path, unlabeled: Sequence[int], labeled: Iterable[int]) -> None:
     """Keeps the first of all unlabeled tasks in the random order, in the project's folder.
 
-    The `labeled` tasks, as far as they are known, also tell which tasks exist now: few may be unlabeled.
+    The `labeled` tasks that are known also count for the newest task: if few are unlabeled, it may be among them.
     """
     before = _kept(folder)
     newest = max(chain(unlabeled, labeled, [before.newest or 0] if before else ()), default=None)

@@ -147,7 +147,7 @@ def test_too_little_to_learn_from_is_said_and_the_live_version_stays(
 
     failed = ended_job(label_studio, backend, connection, project)
     assert failed["job_status"] == "failed"
-    assert failed["error"].startswith("Too few labels to train on: label at least 4 images, with at least 2 choices ")
+    assert failed["error"].startswith("Too few labels to train on: label at least 4 images, with at least 2 different")
     assert "(labeled so far: 2 × even, 1 × odd)" in failed["error"]
     assert "Left out: 1 skipped." in failed["error"]
 

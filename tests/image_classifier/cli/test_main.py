@@ -318,7 +318,7 @@ def test_training_that_fails_before_it_has_learned_anything_can_be_tried_again(
         (("collect", "urls.csv", "link"), "link"),
     ],
 )
-def test_links_in_a_circle_are_no_traceback(
+def test_circular_links_cause_no_traceback(
     arguments: tuple[str, ...], message: str, run: Command, folder: Path, trained: Path
 ) -> None:
     Path("link").symlink_to("other")
@@ -513,7 +513,7 @@ def test_export_with_labels_that_nobody_has_reviewed_is_learned_without_an_accur
     said = run(*TRAIN, "export.json", "--images", "images", "--mode", "full", "--epochs", 2)
     assert said.status == 0, said
     assert f"({len(tasks)} accepted without review)" in said.out
-    assert "accuracy unknown, because too few different images of a class have been reviewed" in said.out
+    assert "accuracy unknown, because too few different images of the same class have been reviewed" in said.out
     assert "skipped training all layers, because it needs at least 2 images that a person has looked at" in said.err
     assert "; keeping the model with only the last layer trained" in said.err
 

@@ -378,7 +378,7 @@ def test_redirect_to_another_address_names_it_with_its_sub_path() -> None:
 def test_redirect_to_a_login_page_is_not_taken_for_label_studios_new_address() -> None:
     with FakeServer(lambda seen: Reply(302, b"", {"Location": f"/login?next={seen.path}"})) as server:
         client = LabelStudio(f"{server.url}/label-studio", "", SafeSession(["127.0.0.1"]))
-        with pytest.raises(LabelStudioError, match=f"redirects to {server.url}/login, perhaps to log in: use an addr"):
+        with pytest.raises(LabelStudioError, match=f"redirects to {server.url}/login, perhaps a login page: use"):
             client.project(7)
 
 

@@ -453,7 +453,7 @@ def test_plan_whose_choices_are_renamed_says_so_and_counts_nothing_as_wrong(
 
     now = reached(client, lambda now: now["error"])
 
-    assert "it predicts Cat, but the labeling config no longer has this choice" in now["error"]
+    assert "it predicts Cat, which the labeling config no longer has" in now["error"]
     assert now["sample"]["wrong"] == 0
     assert ask(client, "write", 409)["error"] == now["error"]
     client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
@@ -468,7 +468,7 @@ def test_audit_whose_choices_are_renamed_counts_nothing_as_wrong(client: Client,
 
     for label in ("Kitty", ""):
         why = ask(client, "audit", 409, task=task, label=label)["error"]
-        assert "it predicts Cat, but the labeling config no longer has this choice" in why
+        assert "it predicts Cat, which the labeling config no longer has" in why
     assert state(client)["audit"]["checked"] == 0
     client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
     ask(client, "audit", task=task, label="Cat")
