@@ -660,7 +660,7 @@ def test_curves_of_a_version_are_shown_with_those_of_another_one(client: Client,
     assert "epoch 2: 0.25" in alone
     assert 'class="key"' not in alone
     shown = page(client, f"{HERE}/versions/{second}?with={first}")
-    assert shown.count("v2, epoch 2: 0.25") == shown.count("v1, epoch 2: 0.50") == 1
+    assert shown.count("v2, epoch 2: 0.25") == shown.count("v1, epoch 2: 0.5") == 1
     assert shown.count("v2, epoch 2: 50%") == shown.count("v1, epoch 2: 75%") == 1
     compared = words(client, f"{HERE}/versions/{second}?with={first}")
     assert "by epoch: v2 , v1" in compared
