@@ -27,7 +27,6 @@ FROM_THE_SERVER = (
     "model",
     "redis",
     "open-proxy",
-    "events-without-password",
     "images",
     "title",
     "renewal",

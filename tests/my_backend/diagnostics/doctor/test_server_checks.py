@@ -70,7 +70,8 @@ def test_every_problem_comes_from_a_check_of_the_doctor_or_from_the_server() -> 
         used |= {one.id for one in found if isinstance(one, ast.Name)}
 
     assert {"gpu", "webhook-missing"} <= own
-    assert own | set(server_checks.FROM_THE_SERVER) == set(CODES)
+    # The doctor looks at the webhooks itself, and may have a token that the server lacks.
+    assert own | set(server_checks.FROM_THE_SERVER) == set(CODES) - {"events-without-password"}
 
 
 def test_damaged_file_that_the_server_found_is_reported(serve: Serve) -> None:
