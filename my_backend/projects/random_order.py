@@ -61,7 +61,8 @@ def keep_next(folder: Path, unlabeled: Sequence[int], labeled: Iterable[int]) ->
     The `labeled` tasks that are known also count for the newest task: if few are unlabeled, it may be among them.
     """
     before = _kept(folder)
-    newest = max(chain(unlabeled, labeled, [before.newest or 0] if before else ()), default=None)
+    known = [before.newest] if before and before.newest is not None else []
+    newest = max(chain(unlabeled, labeled, known), default=None)
     files.write_json(folder / NEXT_FILE, asdict(_Next(list(unlabeled[:NEXT]), newest)))
 
 

@@ -97,6 +97,13 @@ def test_sample_stays_with_an_older_file(tmp_path: Path, left: list[int], listed
     assert files.damages(tmp_path) == []
 
 
+def test_sample_stays_if_no_task_is_known_when_an_older_file_is_renewed(tmp_path: Path) -> None:
+    (tmp_path / "random_order.json").write_text("[]")
+    keep_next(tmp_path, [], [])
+    order = in_random_order(UID, TASKS)
+    assert random_sample(tmp_path, UID, order[:200], order[200:]) == set(order[:200])
+
+
 def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path: Path) -> None:
     errors, errors_of_all_labels = [], []
     for project in range(60):
