@@ -71,6 +71,7 @@ class Changes:
         """Adds changes and returns how many are now unlearned."""
         with self._changing() as (changed, learned):
             if self._tasks.exists():
+                self._remove_events(after=changed)  # of a process that was killed before it counted them
                 # Before counting them, so that the events exist for anyone who reads the count.
                 self._keep_events(changes, changed + len(changes))
             self._keep_counts(changed + len(changes), learned)
@@ -127,12 +128,13 @@ class Changes:
 
         The tasks replace the events on the disk, so that the next call applies only later ones.
         """
-        with self._changing():
+        with self._changing() as (changed, _):
             written = _state(self._tasks)
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.pages is None:
                 return None
-            found = [(number, path) for number, path in self._event_files() if number > kept.count]
+            # An event that was never counted wasn't acknowledged, and the next one gets its number.
+            found = [(number, path) for number, path in self._event_files() if kept.count < number <= changed]
             events = [files.read_record(path, _EVENT) for _, path in found]
         changes: list[Change] = []
         for event in events:
@@ -178,6 +180,11 @@ class Changes:
         kept = self._event_files()
         if len(kept) > MAX_EVENTS or sum(path.stat().st_size for _, path in kept) > MAX_EVENT_BYTES:
             self._forget()
+
+    def _remove_events(self, after: int) -> None:
+        for number, path in self._event_files():
+            if number > after:
+                path.unlink(missing_ok=True)
 
     def _event_files(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self._events.glob("*.json") if path.stem.isdecimal())

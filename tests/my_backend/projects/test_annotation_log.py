@@ -94,6 +94,29 @@ def test_events_that_come_while_everything_is_read_are_not_lost(changes: Changes
     assert known(changes) == [annotated(1), annotated(2)]
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_no_event_is_mistaken_for_one_that_was_never_counted(
+    changes: Changes, monkeypatch: pytest.MonkeyPatch, *, is_read: bool, lost: int
+) -> None:
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
+    changes.add([created(1)])
+    with monkeypatch.context() as killed:
+        killed.delattr(Changes, "_keep_counts")
+        with pytest.raises(AttributeError):
+            changes.add([created(9)] * lost)
+    if is_read:
+        assert known(changes) == [annotated(1)]
+
+    for number in (2, 3):
+        changes.add([created(number)])
+        if is_read:
+            assert known(changes)[-1] == annotated(number)
+
+    assert known(changes) == [annotated(1), annotated(2), annotated(3)]
+    assert changes.count() == 3
+
+
 def test_events_that_were_read_are_removed(changes: Changes, tmp_path: Path) -> None:
     changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([created(1)])
