@@ -38,7 +38,7 @@ from image_classifier.evaluation.metrics import (
 )
 from image_classifier.evaluation.wrong_labels import probability_of_labels
 from image_classifier.first_guess.guess import calibrated, logits_of, with_others
-from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Mistake
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, Mistake
 from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import splits
 from image_classifier.training.half_precision import settle_before_embedding
@@ -127,6 +127,56 @@ def order_classes(samples: Sequence[Sample], known: Sequence[str], preferred: Se
     return tuple(name for name in dict.fromkeys(ordered) if name in learned)
 
 
+@dataclass(frozen=True)
+class _Labeled:
+    """What heads learn: samples, their embeddings [n, size], and their targets among the classes."""
+
+    samples: Sequence[Sample]
+    embeddings: Tensor
+    targets: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def multiple(self) -> bool:
+        """Whether several classes may be right at once."""
+        return self.targets.is_floating_point()
+
+    @property
+    def looked_at(self) -> Tensor:
+        """Whose labels somebody has looked at [n]. The others come from a model, and would give its labels away."""
+        return torch.tensor([sample.evaluates for sample in self.samples])
+
+    def has(self) -> Tensor:
+        """Which classes each image has [n, classes]."""
+        return self.targets.bool() if self.multiple else one_hot(self.targets, len(self.classes)).bool()
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The served head, one that was trained without the held-out images [n], and those of cross-validation.
+
+    There is one of these for each fold, with the fold's images [n] and those that the head has learned [n].
+    """
+
+    served: Head
+    judged: Head
+    learned_by_judged: Tensor
+    by_fold: Sequence[tuple[Tensor, Tensor, Head]]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Logits [n, classes] of the images by heads that haven't learned them, and which classes these heads know.
+
+    They are valid for the images `seen` [n]; `method` says how they came about.
+    """
+
+    method: str
+    seen: Tensor
+    logits: Tensor
+    known: Tensor
+
+
 def learn_head(
     backbone: Backbone,
     embedded: Embedded,
@@ -150,66 +200,92 @@ def learn_head(
     than those of heads that haven't seen the images.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
-    targets = targets_of([sample.label for sample in samples], classes)
-    out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
-    numbers = torch.tensor(folds(samples))
-    # The other labels come from a model that had learned from the looked-at ones, and would give those away.
-    looked_at = torch.tensor([sample.evaluates for sample in samples])
-    teaching = looked_at if (looked_at & ~out).any() else everything
-    cross_validated = splits(numbers, teaching)
-    trained_on = (everything, teaching & ~out, *(others for _, others in cross_validated))
-    parts = [part.nonzero().flatten() for part in trained_on]
-    # The served head learns more than the others if some labels haven't been looked at: then it has its own batches.
-    together = [parts] if teaching.all() else [parts[:1], parts[1:]]
-    weights, scales = label_weights(samples), backbone.scales(embeddings.shape[1])
-    taught = embeddings, targets, len(classes), hyperparameters, progress
-    served, judged, *fold_heads = (
-        head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
-    )
-    logits = judged(embeddings)  # these stay for images that no other head evaluates, as if all are near-duplicates
-    folded = torch.zeros(len(samples), dtype=torch.bool)
-    shown = targets.bool() if targets.is_floating_point() else one_hot(targets, len(classes)).bool()
-    known_to_judged = shown[teaching & ~out].any(0)
-    known = known_to_judged.repeat(len(samples), 1)  # whether the head that judges an image has learned each class
-    for (fold, others), head in zip(cross_validated, fold_heads, strict=True):
-        logits[fold], known[fold], folded[fold] = head(embeddings[fold]), shown[others].any(0), True
-    if backbone.origin == FINE_TUNED or (is_split(samples) and out.any()):
-        method, seen = "held-out images", out
-        logits[out], known[out] = judged(embeddings[out]), known_to_judged
-    else:
-        method, seen = CROSS_VALIDATION, folded
-    seen = seen & looked_at
-    could_be_right = (known | ~shown).all(1)
-    thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
+    labeled = _Labeled(samples, embeddings, targets_of([sample.label for sample in samples], classes), classes)
+    targets = labeled.targets
+    scales = backbone.scales(embeddings.shape[1])
+    heads = _train_all(labeled, hyperparameters, progress, scales)
+    evaluation = _evaluated(labeled, heads, backbone)
+    seen, known = evaluation.seen, evaluation.known
+    could_be_right = (known | ~labeled.has()).all(1)
     fair = seen & could_be_right
-    temperature = fit_temperature(logits[fair], targets[fair], _votes(samples, fair), usual_temperature(len(samples)))
-    figures: dict[str, Any] = {"judged_by": method}
-    votes = _votes(samples, seen)
-    if guess and not thresholds and seen.any():
-        labels = [str(samples[row].label) for row in seen.nonzero().flatten().tolist()]
-        calibrated_logits = logits[seen] / fit_temperature(logits[seen], targets[seen], votes)
-        to_beat = brier_score(calibrated_logits, targets[seen], votes)
-        if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
-            return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
+    usual = usual_temperature(len(samples))
+    temperature = fit_temperature(evaluation.logits[fair], targets[fair], _votes(samples, fair), usual)
+    logits = evaluation.logits / temperature
+    thresholds = (THRESHOLD,) * len(classes) if labeled.multiple else ()
+    if guess and not thresholds and seen.any() and (kept := _calibrated_guess(guess, labeled, evaluation)):
+        return _with_figures(kept, labeled, evaluation, hyperparameters)
+    figures: dict[str, Any] = {"judged_by": evaluation.method}
     if _are_measurable(could_be_right[seen]):
-        figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method, known)
-        if method == CROSS_VALIDATION:
-            right = hits(logits[seen], targets[seen], thresholds)
+        figures = _figures(samples, logits, targets, seen, classes, thresholds, evaluation.method, known)
+        if evaluation.method == CROSS_VALIDATION:
+            right = hits(evaluation.logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
-            evaluated = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
+            evaluated = embeddings[seen], targets[seen], len(classes), hyperparameters, _folds(samples)[seen], right
+            votes = _votes(samples, seen)
             if still := _forecast_of(earlier, backbone, classes, len(right), figures, is_of_sample=drawn is not None):
                 figures["forecast"] = still
-            elif expected := forecast_accuracy(*evaluated, thresholds, scales, None if drawn is None else drawn[seen]):
+            elif expected := forecast_accuracy(
+                *evaluated, votes, thresholds, scales, None if drawn is None else drawn[seen]
+            ):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
-    logits /= temperature
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
-    served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
-    learned = ~torch.tensor(may_be_held_out(samples)) if backbone.origin == FINE_TUNED else ~everything
+    served, judged = (
+        replace(head, temperature=temperature, thresholds=thresholds) for head in (heads.served, heads.judged)
+    )
     mistakes: tuple[Mistake, ...] = ()
     if _are_measurable(could_be_right):
+        learned = ~torch.tensor(may_be_held_out(samples)) & (backbone.origin == FINE_TUNED)
         mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def _train_all(
+    labeled: _Labeled, hyperparameters: Hyperparameters, progress: Progress, scales: Tensor | None
+) -> _Heads:
+    samples = labeled.samples
+    out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
+    looked_at = labeled.looked_at
+    teaching = looked_at if (looked_at & ~out).any() else everything
+    by_fold = splits(_folds(samples), teaching)
+    parts = [part.nonzero().flatten() for part in (everything, teaching & ~out, *(others for _, others in by_fold))]
+    # The served head learns more than the others if some labels haven't been looked at: then it has its own batches.
+    together = [parts] if teaching.all() else [parts[:1], parts[1:]]
+    taught = labeled.embeddings, labeled.targets, len(labeled.classes), hyperparameters, progress
+    weights = label_weights(samples)
+    served, judged, *others = (
+        head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
+    )
+    of_folds = [(*split, head) for split, head in zip(by_fold, others, strict=True)]
+    return _Heads(served, judged, teaching & ~out, of_folds)
+
+
+def _evaluated(labeled: _Labeled, heads: _Heads, backbone: Backbone) -> _Evaluation:
+    samples, embeddings, has = labeled.samples, labeled.embeddings, labeled.has()
+    # These logits stay for images that no other head evaluates, as if all are near-duplicates.
+    logits, known_to_judged = heads.judged(embeddings), has[heads.learned_by_judged].any(0)
+    known = known_to_judged.repeat(len(samples), 1)
+    method, seen = CROSS_VALIDATION, torch.zeros(len(samples), dtype=torch.bool)
+    for inside, others, head in heads.by_fold:
+        logits[inside], known[inside], seen[inside] = head(embeddings[inside]), has[others].any(0), True
+    out = torch.tensor(held_out(samples))
+    if backbone.origin == FINE_TUNED or (is_split(samples) and out.any()):
+        method, seen = "held-out images", out
+        logits[out], known[out] = heads.judged(embeddings[out]), known_to_judged
+    return _Evaluation(method, seen & labeled.looked_at, logits, known)
+
+
+def _folds(samples: Sequence[Sample]) -> Tensor:
+    return torch.tensor(folds(samples))
+
+
+def _calibrated_guess(guess: Classifier, labeled: _Labeled, evaluation: _Evaluation) -> Classifier | None:
+    """The first guess, if its probabilities are closer to the labels than those of the heads."""
+    seen = evaluation.seen
+    labels = [str(labeled.samples[row].label) for row in seen.nonzero().flatten().tolist()]
+    logits, targets, votes = evaluation.logits[seen], labeled.targets[seen], _votes(labeled.samples, seen)
+    to_beat = brier_score(logits / fit_temperature(logits, targets, votes), targets, votes)
+    return calibrated(guess, labeled.embeddings[seen], labels, votes, to_beat)
 
 
 def _are_measurable(could_be_right: Tensor) -> bool:
@@ -222,19 +298,14 @@ def usual_temperature(labels: int) -> float:
 
 
 def _with_figures(
-    guess: Classifier,
-    samples: Sequence[Sample],
-    embeddings: Tensor,
-    seen: Tensor,
-    votes: Sequence[str],
-    method: str,
-    hyperparameters: Hyperparameters,
+    guess: Classifier, labeled: _Labeled, evaluation: _Evaluation, hyperparameters: Hyperparameters
 ) -> Classifier:
-    """A calibrated first guess with its figures on the images `seen` [n]; it has learned none of their labels."""
+    """A calibrated first guess with its figures on the images seen in the evaluation; it has learned no label."""
+    samples, embeddings = labeled.samples, labeled.embeddings
     labels = [sample.label for sample in samples]
     classes = with_others(guess.classes, [str(label) for label in labels])
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
-    figures = _figures(samples, logits, targets, seen, classes, (), method, share=1)
+    figures = _figures(samples, logits, targets, evaluation.seen, classes, (), evaluation.method, share=1)
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     mistakes = _mistakes(samples, embeddings, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
