@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.optimize import fold
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _converted(module: nn.Module, size: int) -> Any:
     frontends = importlib.import_module("openvino.frontend")
     decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
     image = torch.zeros(1, 3, size, size)
-    fast = accelerate(module, image.device, size)
+    fast = fold(module, size).to(memory_format=torch.channels_last)
     with warnings.catch_warnings():  # of torch: tracing is deprecated, but OpenVINO's other way loads torch's compiler
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(fast, image, check_trace=False)  # type: ignore[no-untyped-call]

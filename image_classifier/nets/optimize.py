@@ -15,14 +15,19 @@ torch.backends.cudnn.deterministic = True
 
 
 def accelerate(module: nn.Module, device: torch.device, size: int, precision: torch.dtype = torch.float32) -> nn.Module:
-    """A copy for inference only: batch normalization is folded into the convolutions, channels are last in memory.
+    """A copy for inference only, folded, with its convolutions' weights in the order in which the processor reads them.
 
-    It takes inputs [n, 3, size, size] in the given precision. Other threads may train or predict meanwhile.
+    It takes inputs [n, 3, size, size] in the given precision, best with channels last in memory. Other threads may
+    train or predict meanwhile.
     """
+    fast = fold(module, size).to(device, precision).to(memory_format=torch.channels_last)
+    return _packed(fast, size, precision) if device.type == "cpu" else fast
+
+
+def fold(module: nn.Module, size: int) -> nn.Module:
+    """A copy for inference only, with batch normalization folded into the convolutions."""
     fast = copy.deepcopy(module).eval().requires_grad_(False)
-    if any(isinstance(one, nn.BatchNorm2d) for one in fast.modules()):
-        fast = _folded(fast, size)
-    return fast.to(device, precision).to(memory_format=torch.channels_last)
+    return _folded(fast, size) if any(isinstance(one, nn.BatchNorm2d) for one in fast.modules()) else fast
 
 
 @torch.no_grad()
@@ -38,9 +43,11 @@ def _folded(module: nn.Module, size: int) -> nn.Module:
         for hook in normalization._forward_hooks.values():  # it may be a stage, whose mean is in the embeddings
             rest.register_forward_hook(hook)
         _put(folded, names[normalization], rest)
-    wanted = module(image)
-    is_same = torch.allclose(folded(image), wanted, rtol=0, atol=ROUNDING * float(wanted.abs().max()))
-    return folded if is_same else module
+    return folded if _are_same(folded(image), module(image)) else module
+
+
+def _are_same(embeddings: Tensor, wanted: Tensor) -> bool:
+    return torch.allclose(embeddings, wanted, rtol=0, atol=ROUNDING * float(wanted.abs().max()))
 
 
 def _followed_at_once(module: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -70,6 +77,53 @@ def _followed_at_once(module: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d,
 def _put(module: nn.Module, name: str, part: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(module.get_submodule(parent), own, part)
+
+
+class PackedConvolution(nn.Module):
+    """A convolution whose weights are in oneDNN's own order; nn.Conv2d would reorder them again for each batch.
+
+    These are the operators that torch's compiler calls for the same purpose.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self._bias, self._groups = convolution.bias, convolution.groups
+        self._geometry = [list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)]
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight, *self._geometry, self._groups)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            batch, self._weight, self._bias, *self._geometry, self._groups, "none", [], ""
+        )
+        return result
+
+
+@torch.inference_mode()
+def _packed(module: nn.Module, size: int, precision: torch.dtype) -> nn.Module:
+    """The module with packed convolutions, or with its own if it doesn't work with packed ones."""
+    plain = {name: part for name, part in module.named_modules() if _can_be_packed(part)}
+    if not plain:
+        return module
+    image = torch.linspace(-2, 2, 3 * size * size).view(1, 3, size, size).to(precision)
+    image = image.to(memory_format=torch.channels_last)
+    wanted = module(image)
+    try:
+        for name, convolution in plain.items():
+            _put(module, name, PackedConvolution(convolution))
+        if _are_same(module(image), wanted):
+            return module
+    except (AttributeError, RuntimeError):
+        pass  # a version of torch without these operators, or a network that reads a convolution's weights itself
+    for name, convolution in plain.items():
+        _put(module, name, convolution)
+    return module
+
+
+def _can_be_packed(part: nn.Module) -> bool:
+    """Whether it's a convolution as in torch, without hooks: derived classes may compute something else."""
+    if type(part) is not nn.Conv2d:
+        return False
+    return part.padding_mode == "zeros" and not isinstance(part.padding, str) and not part._forward_hooks
 
 
 def half_precisions(device: torch.device) -> tuple[torch.dtype, ...]:

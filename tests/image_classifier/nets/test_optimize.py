@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from image_classifier.nets.architectures import build
-from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.optimize import accelerate, half_precisions
 
 
 def test_the_answers_are_the_networks_up_to_rounding() -> None:
@@ -89,6 +89,69 @@ def test_what_cannot_be_folded_stays_as_it_is(network: type[nn.Module]) -> None:
 
     with torch.inference_mode():
         torch.testing.assert_close(fast(images), module(images), rtol=1e-3, atol=1e-4)
+
+
+class Doubled(nn.Conv2d):
+    """Its numbers are twice those of a convolution, as in networks that standardize their weights in `forward`."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return 2 * super().forward(batch)
+
+
+class Varied(nn.Module):
+    """Convolutions with groups, distances, sizes and edges of several kinds; one is hooked, one is derived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 5, stride=2, padding=(2, 1))
+        self.groups = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8, bias=False)
+        self.same = nn.Conv2d(8, 8, 3, padding="same")
+        self.reflecting = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.derived = Doubled(8, 8, 1)
+        self.hooked = nn.Conv2d(8, 8, 1)
+        self.hooked.register_forward_hook(lambda module, inputs, output: output + 1)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        for part in (self.first, self.groups, self.same, self.reflecting, self.derived, self.hooked):
+            batch = part(batch)
+        return batch.mean((2, 3))
+
+
+class ReadsWeights(nn.Module):
+    """It has a convolution, but reads its weights itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return nn.functional.conv2d(batch, self.convolution.weight).mean((2, 3))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, *half_precisions(torch.device("cpu"))])
+@pytest.mark.parametrize(("network", "left"), [(Varied, 4), (ReadsWeights, 1)])
+def test_reordered_weights_give_the_same_embeddings(
+    network: type[nn.Module], left: int, precision: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    module = network().eval()
+    images = torch.randn(2, 3, 32, 32)
+
+    fast = accelerate(module, torch.device("cpu"), 32, precision)
+
+    assert sum(isinstance(part, nn.Conv2d) for part in fast.modules()) == left
+    with torch.inference_mode():
+        wanted = module.to(precision)(images.to(precision))
+        torch.testing.assert_close(fast(images.to(precision)), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_convolutions_stay_as_they_are_if_torch_cannot_reorder_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build("resnet18", 64).module.eval()
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+
+    fast = accelerate(module, torch.device("cpu"), 64)
+
+    assert sum(isinstance(part, nn.Conv2d) for part in fast.modules()) == 20
 
 
 def test_gpu_computes_float32_exactly_and_repeatably() -> None:
