@@ -70,8 +70,9 @@ class Changes:
     def add(self, changes: Sequence[Change]) -> int:
         """Adds changes and returns how many are now unlearned."""
         with self._changing() as (changed, learned):
-            if self._tasks.exists():
-                self._remove_events(after=changed)  # of a process that was killed before it counted them
+            if any(number > changed for number, _ in self._event_files()):
+                self._forget()  # a process was killed before it counted its event, which Label Studio doesn't resend
+            elif self._tasks.exists():
                 # Before counting them, so that the events exist for anyone who reads the count.
                 self._keep_events(changes, changed + len(changes))
             self._keep_counts(changed + len(changes), learned)
@@ -113,6 +114,7 @@ class Changes:
         """Starts to keep events; returns the number of changes so far, for `keep_tasks`."""
         with self._changing() as (changed, _):
             files.write_json(self._tasks, asdict(_Kept(changed)), sync="data")
+            self._remove_events()
         return changed
 
     def keep_tasks(self, tasks: PackedTasks, count: int) -> None:
@@ -133,14 +135,15 @@ class Changes:
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.pages is None:
                 return None
-            # An event that was never counted wasn't acknowledged, and the next one gets its number.
-            found = [(number, path) for number, path in self._event_files() if kept.count < number <= changed]
+            found = [(number, path) for number, path in self._event_files() if number > kept.count]
             events = [files.read_record(path, _EVENT) for _, path in found]
         changes: list[Change] = []
         for event in events:
             if event is None:
                 return None
             changes += event
+        if kept.count + len(changes) != changed:  # killed before counting, lost in a power failure, or a mixed backup
+            return None
         try:
             updated = _updated(kept.pages, changes, self.summaries)
         except (KeyError, TypeError, AttributeError, ValueError):  # damaged, or not in Label Studio's format
@@ -171,8 +174,7 @@ class Changes:
 
     def _forget(self) -> None:
         self._tasks.unlink(missing_ok=True)
-        for _, path in self._event_files():
-            path.unlink(missing_ok=True)
+        self._remove_events()
 
     def _keep_events(self, changes: Sequence[Change], number: int) -> None:
         path = self._events / f"{number:012}.json"
@@ -181,10 +183,9 @@ class Changes:
         if len(kept) > MAX_EVENTS or sum(path.stat().st_size for _, path in kept) > MAX_EVENT_BYTES:
             self._forget()
 
-    def _remove_events(self, after: int) -> None:
-        for number, path in self._event_files():
-            if number > after:
-                path.unlink(missing_ok=True)
+    def _remove_events(self) -> None:
+        for _, path in self._event_files():
+            path.unlink(missing_ok=True)
 
     def _event_files(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self._events.glob("*.json") if path.stem.isdecimal())
