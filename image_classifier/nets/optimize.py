@@ -112,8 +112,8 @@ def _packed(module: nn.Module, size: int, precision: torch.dtype) -> nn.Module:
             _put(module, name, PackedConvolution(convolution))
         if _are_same(module(image), wanted):
             return module
-    except (AttributeError, RuntimeError):
-        pass  # a version of torch without these operators, or a network that reads a convolution's weights itself
+    except Exception:  # noqa: S110  a version of torch without these operators, or a network that looks at its parts
+        pass
     for name, convolution in plain.items():
         _put(module, name, convolution)
     return module

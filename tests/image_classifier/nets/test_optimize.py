@@ -122,14 +122,29 @@ class ReadsWeights(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(3, 4, 3)
+        self.convolution = nn.Conv2d(3, 4, 3, bias=False)
 
     def forward(self, batch: Tensor) -> Tensor:
         return nn.functional.conv2d(batch, self.convolution.weight).mean((2, 3))
 
 
+class AsksForPrecision(ReadsWeights):
+    """It asks its convolution's first parameter for the precision."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return super().forward(batch.to(next(self.convolution.parameters()).dtype))
+
+
+class ChecksParts(ReadsWeights):
+    """It asserts that its convolution is one."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        assert isinstance(self.convolution, nn.Conv2d)
+        return super().forward(batch)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, *half_precisions(torch.device("cpu"))])
-@pytest.mark.parametrize(("network", "left"), [(Varied, 4), (ReadsWeights, 1)])
+@pytest.mark.parametrize(("network", "left"), [(Varied, 4), (ReadsWeights, 1), (AsksForPrecision, 1), (ChecksParts, 1)])
 def test_reordered_weights_give_the_same_embeddings(
     network: type[nn.Module], left: int, precision: torch.dtype
 ) -> None:
