@@ -174,6 +174,42 @@ def test_env_file_of_the_working_directory_is_read(start: Start, tmp_path: Path)
     assert server.ask("GET", "/health", headers=basic("user", "password")).ok
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the streams")
+@pytest.mark.parametrize("settings", [{}, {"LOG_FILE": "log.txt"}])
+def test_server_whose_streams_are_closed_serves(start: Start, tmp_path: Path, settings: dict[str, str]) -> None:
+    closed = ["sh", "-c", f'exec "{sys.executable}" -m my_backend serve <&- >&- 2>&-']
+    server = start(closed, **settings)
+
+    assert eventually(lambda: server.ask("GET", "/ready").ok)
+    assert server.end(signal.SIGTERM) == 0
+    for file in settings.values():
+        assert "listening on" in (tmp_path / file).read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the streams")
+def test_no_other_file_takes_the_place_of_a_closed_stream(environment: dict[str, str], tmp_path: Path) -> None:
+    """Neither in the command nor in a program that it starts."""
+    (tmp_path / "script.py").write_text(
+        "import subprocess, sys\n"
+        "from my_backend import __main__\n"
+        "look = \"import sys; print(open('file', 'w').fileno(), file=open(sys.argv[1], 'a'))\"\n"
+        "def look_twice(**named):\n"
+        "    sys.argv[1:] = ['found']\n"
+        "    exec(look)\n"
+        "    subprocess.run([sys.executable, '-c', look, 'found'], check=True)\n"
+        "__main__.app = look_twice\n"
+        "__main__.run()\n"
+    )
+    subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" script.py <&- >&- 2>&-'],
+        env=environment,
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+    assert [int(number) > 2 for number in (tmp_path / "found").read_text().split()] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
