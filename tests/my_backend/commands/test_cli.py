@@ -346,6 +346,14 @@ def test_worker_needs_redis(environment: dict[str, str], tmp_path: Path) -> None
     assert len(output.splitlines()) == 1
 
 
+def test_without_redis_healthy_says_why_it_finds_no_worker(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output = run(environment, "healthy", cwd=tmp_path)
+
+    assert status == 1
+    assert output.startswith("Error: REDIS_URL and REDIS_HOST are not set")
+    assert len(output.splitlines()) == 1
+
+
 # End
 
 
