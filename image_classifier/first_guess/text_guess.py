@@ -11,7 +11,7 @@ from threading import Lock
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,6 +20,7 @@ from image_classifier.files import written_aside
 from image_classifier.first_guess.guess import FEWEST, GuessHead
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.open_clip_networks import TextEncoder
+from image_classifier.nets.state_dicts import read_tensors
 from image_classifier.nets.weights import WeightsError
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ def _texts(called: Sequence[str]) -> list[str]:
 
 def _read(file: Path, choices: int) -> Tensor | None:
     try:
-        found = load_file(file)["vectors"].clone()  # a memory-mapped file kills the process if the file disappears
+        found = read_tensors(file)[0][
+            "vectors"
+        ].clone()  # a memory-mapped file kills the process if the file disappears
     except Exception:  # missing or damaged
         return None
     fits = found.dtype == torch.float32 and found.ndim == 2 and len(found) == choices and found.isfinite().all()

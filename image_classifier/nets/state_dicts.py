@@ -1,4 +1,4 @@
-"""State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; saves tensors."""
+"""State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; saves and reads tensors."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -78,6 +78,16 @@ def save_tensors(tensors: State, file: Path, metadata: dict[str, str] | None = N
         number, text = int(found[1]), str(error)[: found.start()].rpartition(": ")[2].strip()
         raise OSError(number, text, None, number) from error  # on Windows, errno follows from the last one
     file.chmod(mode)
+
+
+def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
+    """A safetensors file's tensors and metadata; raises OSError, or SafetensorError if the file is damaged.
+
+    The tensors' memory is that of the file.
+    """
+    # Opened here first: while safetensors opens it, no other thread runs, on a dead network drive forever.
+    with file.open("rb"), safe_open(file, "pt") as opened:
+        return opened.get_tensors(), opened.metadata() or {}
 
 
 def separate(tensors: State) -> State:

@@ -12,12 +12,11 @@ from urllib.parse import urlparse
 
 import requests
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from urllib3.exceptions import HTTPError
 
 from image_classifier.files import written_aside
-from image_classifier.nets.state_dicts import flatten
+from image_classifier.nets.state_dicts import flatten, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +39,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """All tensors in a .safetensors or .pth file, those of nested dicts by keys with dots; raises WeightsError."""
     try:
         if file.suffix == ".safetensors":
-            # Opened here first: while safetensors opens it, no other thread runs, on a dead network drive forever.
-            with file.open("rb"):
-                return load_file(file)
+            return read_tensors(file)[0]
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:  # its text advises to run code from the file
         raise WeightsError(

@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
-from image_classifier.nets.state_dicts import save_tensors
+from image_classifier.nets.state_dicts import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,11 @@ class TrainingState:
             return 0
 
     def _resume(self, path: Path) -> int:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})["state"])
-            if facts["classes"] != self._classes:
-                log.info("starting over: the classes have changed since %s", path.name)
-                return 0
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it isn't a dict
+        tensors, metadata = read_tensors(path)
+        facts = json.loads(metadata["state"])
+        if facts["classes"] != self._classes:
+            log.info("starting over: the classes have changed since %s", path.name)
+            return 0
         done, best = (
             facts["epochs_done"],
             (facts["best_accuracy"], facts["best_epoch"]),

@@ -484,13 +484,43 @@ def test_a_damaged_file_in_the_download_cache_is_named(
 
 
 HANGS = """
-import os, sys, threading, time
+import logging, os, sys, threading, time
 from pathlib import Path
+from image_classifier.first_guess.text_guess import ChoiceTexts
 from image_classifier.nets.weights import WeightsError, read_weights
+from image_classifier.training.checkpoint import TrainingState
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+file = Path(sys.argv[1])
+
+def weights():
+    read_weights(file)
+
+def checkpoint():
+    network = nn.Linear(1, 1)
+    optimizer = SGD(network.parameters())
+    Path.is_file = Path.exists  # so that the pipe counts as a file
+    TrainingState(network, optimizer, StepLR(optimizer, 1), ["a", "b"]).resume(file)
+
+class Encoder:
+    identity = ""
+
+    def __call__(self, texts):
+        raise WeightsError(f"{file} can't be read")
+
+def vectors():
+    class Folder:
+        def __truediv__(self, name):
+            return file
+
+    ChoiceTexts(Encoder(), "", Folder()).vectors({"a": ["a"], "b": ["b"]})
 
 def read():
     try:
-        read_weights(Path(sys.argv[1]))
+        globals()[sys.argv[2]]()
     except WeightsError as error:
         print(error)
 
@@ -506,8 +536,17 @@ thread.join()
 """
 
 
-def test_weights_that_hang_stop_no_other_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        ("weights", "{file} can't be read"),
+        ("checkpoint", "starting over: weights.safetensors is damaged"),
+        ("vectors", "no first guesses: {file} can't be read"),
+    ],
+)
+def test_files_that_hang_stop_no_other_thread(tmp_path: Path, reads: str, said: str) -> None:
     pipe = tmp_path / "weights.safetensors"
     os.mkfifo(pipe)  # like a file on a dead network drive: opening it takes until there is a writer
-    ended = subprocess.run([sys.executable, "-c", HANGS, pipe], capture_output=True, text=True, timeout=60, check=True)
-    assert f"{pipe} can't be read" in ended.stdout
+    command = [sys.executable, "-c", HANGS, pipe, reads]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert said.format(file=pipe) in ended.stdout
