@@ -232,6 +232,9 @@ _TURNS = {
 }
 
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = ExifTags.Base.PhotometricInterpretation, 0
+
+
 def _to_rgb(image: Image.Image, factor: int) -> Image.Image:
     """Converts a block at a time, so that a large image is never in memory in several modes."""
     if image.mode == "RGB" and not image.has_transparency_data:
@@ -258,10 +261,12 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """A function that converts a part of the image to RGB."""
+    # In TIFF files, 0 may be white. Pillow inverts only those with up to 8 bits.
+    flip = np.uint8(255 if image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO else 0)
     if image.mode.startswith("I;16"):
         # convert() would clip 16 bits to 8 instead of scaling them
         surplus = _significant_bits(image) - 8
-        return lambda part: Image.fromarray((np.asarray(part) >> surplus).astype(np.uint8)).convert("RGB")
+        return lambda part: Image.fromarray((np.asarray(part) >> surplus).astype(np.uint8) ^ flip).convert("RGB")
     if image.mode in ("I", "F"):
         ends = [
             (float(part.min()), float(part.max()))
@@ -269,7 +274,7 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
         ]
         low, high = min(end[0] for end in ends), max(end[1] for end in ends)
         scale = 255 / max(high - low, 1e-6)
-        return lambda part: Image.fromarray(((_numbers(part) - low) * scale).astype(np.uint8)).convert("RGB")
+        return lambda part: Image.fromarray(((_numbers(part) - low) * scale).astype(np.uint8) ^ flip).convert("RGB")
     if image.has_transparency_data:
         return _on_white
     return lambda part: part.convert("RGB")

@@ -47,7 +47,8 @@ def read(path: str, resize_size: int, crop_size: int, interpolation: str) -> Any
     if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8 instead of scaling them
         pixels = np.asarray(image)
         bits = next(bits for bits in (8, 12, 16) if pixels.max() < 1 << bits)  # many cameras have only 12
-        image = Image.fromarray((pixels >> bits - 8).astype(np.uint8))
+        white_is_zero = file.format == "TIFF" and file.getexif().get(262) == 0
+        image = Image.fromarray((pixels >> bits - 8).astype(np.uint8) ^ np.uint8(255 * white_is_zero))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1305,7 +1305,8 @@ def test_example_classifies_images_with_nothing_but_the_module(run: Command, tra
     Image.merge("LA", (Image.new("L", clear.size), clear)).save("clear.png")
     Image.fromarray(np.asarray(clear).astype(np.uint16) << 8).save("deep.png")
     Image.fromarray(np.asarray(clear).astype(np.uint16) << 4).save("twelve.png")
-    paths = [str(third), "large.jpg", "clear.png", "deep.png", "twelve.png"]
+    Image.fromarray(np.asarray(clear).astype(np.uint16) << 8).save("negative.tif", tiffinfo={262: 0})  # 0 is white
+    paths = [str(third), "large.jpg", "clear.png", "deep.png", "twelve.png", "negative.tif"]
 
     command = [sys.executable, "-I", folder / "example.py", *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

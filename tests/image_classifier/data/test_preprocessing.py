@@ -166,6 +166,28 @@ def test_sixteen_bits_with_fewer_significant_ones_are_not_black(
     assert grey(encode(Image.fromarray(np.array(pixels, np.uint16)), kind)) == expected
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.array([[0, 2048, 4095]], np.uint16), [[255, 127, 0]]),
+        (np.array([[0, 0x8000, 0xFFFF]], np.uint16), [[255, 127, 0]]),
+        (np.array([[0, 1, 4]], np.float32), [[255, 192, 0]]),
+    ],
+    ids=["12 bits", "16 bits", "fractions"],
+)
+def test_zero_may_be_white_in_a_tiff(pixels: Any, expected: list[list[int]], compression: str | None) -> None:
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "TIFF", tiffinfo={262: 0}, compression=compression)
+        assert grey(file.getvalue()) == expected
+
+
+def test_large_negative_is_inverted_as_a_whole() -> None:
+    with io.BytesIO() as file:
+        Image.fromarray(np.full((2, 3000), 0xFFFF, np.uint16)).save(file, "TIFF", tiffinfo={262: 0})
+        assert grey(file.getvalue()) == [[0] * 3000] * 2
+
+
 def test_significant_bits_are_those_of_the_whole_image() -> None:
     pixels = np.full((2, 3000), 100, np.uint16)
     pixels[1, 2999] = 4095
