@@ -15,10 +15,12 @@ import torch
 from torchvision.models import ResNet50_Weights, resnet50
 
 from image_classifier.data.preprocessing import ImageError, open_image
+from image_classifier.nets.weights import WeightsError, download_weights
 from my_backend.errors import Unavailable
 from my_backend.serving.model_api import ModelAPI
 
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V2
+FILE = WEIGHTS.url.rpartition("/")[2]
 CLASSES = {name: number for number, name in enumerate(WEIGHTS.meta["categories"])}
 
 
@@ -28,9 +30,9 @@ class Pretrained(ModelAPI):
     @classmethod
     def warm_up(cls) -> str:
         try:
-            network()  # downloads the weights in the background, rather than during the first prediction
-        except Unavailable as error:
-            return str(error)
+            download_weights(WEIGHTS.url)  # in the background; requests don't wait for it, and don't try it again
+        except WeightsError as error:
+            return f"Can't download ResNet50's weights ({error}): copy {FILE} to {folder()}."
         return ""
 
     def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
@@ -45,12 +47,14 @@ class Pretrained(ModelAPI):
         return []
 
 
+def folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 @lru_cache
 def network() -> torch.nn.Module:
-    try:
-        return resnet50(weights=WEIGHTS).eval()
-    except OSError as error:
-        file = WEIGHTS.url.rpartition("/")[2]
+    if not (folder() / FILE).is_file():
         raise Unavailable(
-            f"Can't download ResNet50's weights ({error}): copy {file} to ~/.cache/torch/hub/checkpoints."
-        ) from None
+            f"ResNet50's weights aren't downloaded yet: wait, or copy {FILE} to {folder()} if the download failed."
+        )
+    return resnet50(weights=WEIGHTS).eval()

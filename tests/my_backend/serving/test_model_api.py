@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from examples import pretrained
 from examples.mean_color import MeanColor, mean_color
 from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
+from image_classifier.nets.weights import WeightsError
 from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import MediaFile
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -267,16 +267,20 @@ def test_pretrained_example_predicts_before_anything_is_labeled(
     assert results[1] == []
 
 
-def test_pretrained_example_says_that_its_weights_are_missing(
+def test_pretrained_example_downloads_in_the_background_and_never_for_a_request(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(**given: object) -> torch.nn.Module:
-        raise URLError("no such host")
+    downloads = []
+
+    def fail(url: str) -> Path:
+        downloads.append(url)
+        raise WeightsError("the download failed: no such host")
 
     Image.new("RGB", (30, 20), "yellow").save(tmp_path / "banana.png")
     picture = (tmp_path / "banana.png").read_bytes()
     pretrained.network.cache_clear()
-    monkeypatch.setattr(pretrained, "resnet50", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(pretrained, "download_weights", fail)
     config = LABEL_CONFIG.replace("Cat", "banana")
     with (
         FakeServer(lambda seen: Reply(200, picture, {"Content-Type": "image/png"})) as site,
@@ -284,9 +288,12 @@ def test_pretrained_example_says_that_its_weights_are_missing(
     ):
         client.setup(config=config)
         assert eventually(lambda: client.backend.serving.live(PROJECT, in_time()).name != UNTRAINED)
+        assert eventually(lambda: client.backend.serving.status().warnings)
+        [warning] = client.backend.serving.status().warnings
         body = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": f"{site.url}/banana.png"}}]}
-        error = client.post("/predict", body, 503)["error"]
+        errors = [client.post("/predict", body, 503)["error"] for _ in range(2)]
 
-    assert error.startswith(
-        "Can't download ResNet50's weights (<urlopen error no such host>): copy resnet50-11ad3fa6.pth"
-    )
+    copied = f"copy resnet50-11ad3fa6.pth to {tmp_path}/hub/checkpoints"
+    assert warning == f"Can't download ResNet50's weights (the download failed: no such host): {copied}."
+    assert errors == [f"ResNet50's weights aren't downloaded yet: wait, or {copied} if the download failed."] * 2
+    assert len(downloads) == 1
