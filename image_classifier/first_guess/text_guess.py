@@ -105,9 +105,8 @@ def _texts(called: Sequence[str]) -> list[str]:
 
 def _read(file: Path, choices: int) -> Tensor | None:
     try:
-        found = read_tensors(file)[0][
-            "vectors"
-        ].clone()  # a memory-mapped file kills the process if the file disappears
+        # A copy, because a memory-mapped file kills the process if the file disappears.
+        found = read_tensors(file)[0]["vectors"].clone()
     except Exception:  # missing or damaged
         return None
     fits = found.dtype == torch.float32 and found.ndim == 2 and len(found) == choices and found.isfinite().all()
