@@ -24,13 +24,15 @@ class _Outcome:
     """What an attempt has found and done so far."""
 
     done: int = 0
-    written: int = 0
+    there: int = 0  # tasks that have the run's annotation and keep it, or haven't lost it yet
     undone: int = 0
+    removing: set[int] = field(default_factory=set)
     left_alone: dict[Reason, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def of(self, run: Run) -> Run:
         left = {reason: sorted(tasks) for reason, tasks in self.left_alone.items() if tasks}
-        return replace(run, done=self.done, written=self.written, undone=self.undone, left_alone=left)
+        written, removing = self.there + self.undone, sorted(self.removing)
+        return replace(run, done=self.done, written=written, undone=self.undone, removing=removing, left_alone=left)
 
 
 def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTasks, progress: Progress) -> Run:
@@ -39,7 +41,7 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
     `progress` is called before each batch, and raises an exception to stop. Raises LabelStudioError.
     """
     plan, withdrawn = _split(plan, set(run.withdrawn))
-    outcome = _Outcome()
+    outcome = _begun(run)
     for batch in _batches(plan):
         run = progress(outcome.of(run))
         regions = {task: _region(tag, choices) for task, choices in batch.items()}
@@ -48,12 +50,11 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
     if run.attempts > 1:
         # A request of an earlier attempt may have been in progress in Label Studio when this one began. Without its
         # predictions, it can no longer create anything.
-        outcome = _Outcome()
+        outcome = _begun(run)
         for batch in _batches(plan):
             run = progress(outcome.of(run))
             _count_written(outcome, batch, _without_surplus(tasks, tasks.look(list(batch))))
         run = _undo(run, outcome, withdrawn, tasks, progress)  # which that attempt may have labeled
-        outcome.written += outcome.undone
     return outcome.of(run)
 
 
@@ -62,22 +63,33 @@ def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progre
 
     Otherwise like `write`.
     """
-    outcome = _Outcome(written=run.written, undone=run.undone)
+    outcome = _begun(run)
+    outcome.there = max(0, run.written - run.undone)
     if run.withdrawn:
         plan, outcome.left_alone = _split(plan, set(run.withdrawn))[1], _left_of_others(run)
     tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
     run = _undo(run, outcome, plan, tasks, progress)
-    if run.attempts > 1 and not run.withdrawn:
-        # An earlier attempt may have ended before it was known how many labels its last request had removed.
-        outcome.undone = max(outcome.undone, outcome.written - len(outcome.left_alone["changed"]))
+    if (
+        not run.withdrawn
+    ):  # the attempts that wrote may have ended before they counted, and people may have removed some
+        outcome.there = len(outcome.left_alone["changed"])
     return outcome.of(run)
+
+
+def _begun(run: Run) -> _Outcome:
+    """The outcome at the beginning of an attempt, with what earlier attempts of the same action have removed."""
+    return _Outcome(undone=run.undone, removing=set(run.removing))
 
 
 def _undo(run: Run, outcome: _Outcome, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progress) -> Run:
     for batch in _batches(plan):
         run = progress(outcome.of(run))
-        removed, seen = _undo_batch(tasks, list(batch))
-        outcome.undone += removed
+        run, seen = _undo_batch(run, outcome, list(batch), tasks, progress)
+        removed = {task for task in outcome.removing & batch.keys() if task not in seen or not seen[task].ours}
+        outcome.removing -= batch.keys()
+        outcome.undone += len(removed)
+        if run.action == "undo":  # otherwise `there` counts only tasks that aren't withdrawn
+            outcome.there = max(0, outcome.there - len(removed))
         outcome.done += len(batch)
         outcome.left_alone["changed"] += [task for task, state in seen.items() if state.ours]
         outcome.left_alone["labeled"] += [task for task, state in seen.items() if state.others and not state.ours]
@@ -151,21 +163,23 @@ def _without_surplus(tasks: ProjectTasks, seen: Mapping[int, TaskState]) -> dict
 
 def _count_written(outcome: _Outcome, batch: Mapping[int, object], seen: Mapping[int, TaskState]) -> None:
     outcome.done += len(batch)
-    outcome.written += sum(bool(state.ours) for state in seen.values())
+    outcome.there += sum(bool(state.ours) for state in seen.values())
     outcome.left_alone["deleted"] += batch.keys() - seen.keys()
     outcome.left_alone["labeled"] += [task for task, state in seen.items() if not state.ours]
 
 
-def _undo_batch(tasks: ProjectTasks, ids: Sequence[int]) -> tuple[int, dict[int, TaskState]]:
-    """Removes unchanged annotations; returns how many, and the states of the tasks afterwards."""
-    to_remove: set[int] = set()
+def _undo_batch(
+    run: Run, outcome: _Outcome, ids: Sequence[int], tasks: ProjectTasks, progress: Progress
+) -> tuple[Run, dict[int, TaskState]]:
+    """Removes unchanged annotations; returns the run, and the states of the tasks afterwards."""
     for _ in range(TRIES):
         seen = tasks.look(ids, drafts=True)
         left = {task: state for task, state in seen.items() if state.unchanged}
-        to_remove |= {one["id"] for state in left.values() for one in state.unchanged}
         if not left:
-            there = {one["id"] for state in seen.values() for one in state.ours}
-            return len(to_remove - there), seen
+            return run, seen
+        # Stored before they are removed: if this attempt is interrupted, the next one doesn't find these annotations.
+        outcome.removing |= left.keys()
+        run = progress(outcome.of(run))
         alone = {task: state for task, state in left.items() if _has_only_ours(state)}
         if alone:
             tasks.remove_all(alone)

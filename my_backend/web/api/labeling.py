@@ -174,7 +174,7 @@ class LabelingRun(Answer):
     """The number of tasks that the current action has dealt with."""
 
     written: int
-    """The number of annotations that the run has written."""
+    """The number of tasks that the run has labeled; after an undo of all, without labels that people had removed."""
 
     undone: int
     """How many of these the last undo has removed."""

@@ -1,7 +1,7 @@
 """What a labeling run leaves in Label Studio, whatever happens in between."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
@@ -188,18 +188,37 @@ def test_run_killed_after_any_request_is_completed_without_doubles(
         assert "remove" not in labels.requests, "nothing was written twice even for a moment"
 
 
-def test_undo_killed_after_any_request_is_completed(
-    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("undone", [range(1, 11), (2, 3, 5, 7, 8, 9)])
+def test_undo_killed_after_any_request_is_completed_and_counted(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch, undone: Sequence[int]
 ) -> None:
     def begin() -> Run:
         labels.tasks.clear()
         writer = make_writer()
         run = end(writer, submit(writer, ("Cat", labels.add(10))))
-        return writer.undo(run.id)
+        return writer.undo(run.id, tasks=undone)
 
     for run in interrupted_everywhere(make_writer, begin, monkeypatch):
-        assert (run.action, run.status, run.written, run.undone) == ("undo", "finished", 10, 10)
-        assert set(map(tuple, labels.choices().values())) == {()}
+        assert (run.action, run.status, run.written, run.undone) == ("undo", "finished", 10, len(undone))
+        assert {task for task, choices in labels.choices().items() if not choices} == set(undone)
+
+
+def test_label_that_a_person_removed_after_an_interrupted_undo_is_not_counted(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer()
+    run = end(writer, submit(writer, ("Cat", labels.add(6))))
+    writer.undo(run.id)
+    with monkeypatch.context() as patched, suppress(Killed):
+        kill_after(patched, 6)
+        writer.carry_out(run)
+    assert [task for task, choices in labels.choices().items() if choices] == [5, 6]
+    labels.tasks[5]["annotations"].clear()
+
+    run = end(make_writer(), run)
+    assert (run.status, run.written, run.undone) == ("finished", 5, 5)
+    run = end(writer, writer.undo(run.id))
+    assert (run.written, run.undone) == (0, 0)
 
 
 def test_late_request_of_a_killed_attempt_leaves_no_double(
@@ -371,7 +390,9 @@ def test_undo_stops_a_run_that_is_writing(writer: Writer, labels: FakeLabels) ->
     assert 0 < sum(map(bool, labels.choices().values())) < 12
     run = end(writer, run)
 
-    assert (run.action, run.status, run.undone) == ("undo", "finished", 4)
+    assert (run.action, run.status, run.written, run.undone) == ("undo", "finished", 4, 4)
+    run = end(writer, writer.undo(run.id))
+    assert (run.action, run.status, run.written, run.undone) == ("undo", "finished", 0, 0)
     assert set(map(tuple, labels.choices().values())) == {()}
     assert labels.predictions() == 0
 
