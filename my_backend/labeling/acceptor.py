@@ -278,9 +278,11 @@ class Acceptor(Background):
         """The project's tag; raises Conflict if the plan predicts choices that it no longer has.
 
         People's labels have the new name of a renamed choice, so each of the plan's predictions would count as wrong.
+        After accepting, only the choices of accepted tasks matter.
         """
-        tag = self._tag(project)
-        if gone := sorted(self.store.answers(acceptance).choices - set(tag.choices)):
+        tag, answers = self._tag(project), self.store.answers(acceptance)
+        accepted = {answers.by_task[task].answer for task in acceptance.accepted if task in answers.by_task}
+        if gone := sorted((accepted or answers.choices) - set(tag.choices)):
             raise Conflict(
                 f"the plan can't continue: it predicts {', '.join(gone[:5])[:200]}, which the labeling config no "
                 "longer has. Undo that change of the config, or make a new plan (on the page, press Plan again; on the "

@@ -475,6 +475,22 @@ def test_audit_whose_choices_are_renamed_counts_nothing_as_wrong(client: Client,
     assert state(client)["audit"]["wrong"] == 0
 
 
+def test_audit_goes_on_without_a_choice_that_no_accepted_task_has(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    script.set(learn="Cat", others={"0": "Dog"})
+    sampling(client)
+    label_studio.labels.annotate(1, "Dog")  # so its prediction isn't accepted
+    label_sample_of(client, label_studio.labels)
+    ask(client, "write")
+    now = reached(client, lambda now: now["run"] and now["run"]["status"] == "finished")
+    client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG.replace('<Choice value="Dog"/>', ""))
+
+    ask(client, "audit", task=now["audit"]["next"][0]["task"], label="Cat")
+
+    assert state(client)["audit"]["checked"] == 1
+
+
 def test_queue_hides_answers_to_planned_tasks_until_the_plan_ends(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
