@@ -7,9 +7,11 @@ is in memory: Label Studio has the tasks, and the caches of images and embedding
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import context
@@ -29,6 +31,8 @@ from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from safe_http.redaction import said
 
+_Found = TypeVar("_Found")
+
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 64  # images of one step
@@ -38,6 +42,7 @@ LISTING_SHARE = 0.05  # of the time at most goes into listing again
 MOST_MEMORY = 1_500_000_000  # bytes of all pools
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
+SHOWN_SECONDS = 120.0  # that a task stays with the page that shows it; the page's requests renew that
 MODEL_SECONDS = 60.0  # for the live model to load
 
 
@@ -69,6 +74,7 @@ class _Entry:
     due: float = 0.0
     pool: ProjectPool | None = None
     ready: bool = False
+    shown: dict[int, tuple[str, float]] = field(default_factory=dict)  # task → the page that shows it, and until when
     wants_map: bool = False  # somebody has asked for the map, which isn't arranged yet
     error: str = ""
     # Finished runs whose labels the pool has from a listing, with the time of their last change. Comparing times with
@@ -112,9 +118,11 @@ class Pools(Background):
         *,
         largest: int,
         count: int,
+        page: str = "",
     ) -> tuple[Collected, list[Group]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
+        If the person's `page` is known, what other pages show comes only if nothing else is left.
         `chosen` are tasks that the person has chosen: only these are in groups. Never waits for Label Studio. Raises
         Conflict if the labeling config doesn't offer one choice per image.
         """
@@ -124,13 +132,20 @@ class Pools(Background):
             return found, []
         model = self._model_for(project, found.pool)
         with self._comparing:
-            if chosen is None:
-                return found, found.pool.groups(model, found.labels, without, largest=largest, count=count)
-            left_out = set(without)
-            return found, found.pool.chosen(model, found.labels, left_out, chosen, largest=largest, count=count)
+            pool = found.pool
+            if chosen is not None:
+                return found, pool.chosen(model, found.labels, set(without), chosen, largest=largest, count=count)
+
+            def groups(left_out: Collection[int]) -> list[Group]:
+                return pool.groups(model, found.labels, left_out, largest=largest, count=count)
+
+            def images(group: Group) -> list[int]:
+                return [*group.look_alikes.images, *chain.from_iterable(group.copies)]
+
+            return found, self._not_shown_elsewhere(project, pool, page, without, groups, images)
 
     def queue(
-        self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int
+        self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int, page: str = ""
     ) -> tuple[Collected, list[QueuedImage]]:
         """The images that a person labels next, one by one; `only` are the tasks to choose from, in this order.
 
@@ -141,7 +156,39 @@ class Pools(Background):
             return found, []
         model = self._model_for(project, found.pool)
         with self._comparing:
-            return found, found.pool.queue(model, found.labels, without, only=only, count=count)
+            pool = found.pool
+
+            def queue(left_out: Collection[int]) -> list[QueuedImage]:
+                return pool.queue(model, found.labels, left_out, only=only, count=count)
+
+            def images(one: QueuedImage) -> list[int]:
+                return [one.image, *one.copies]
+
+            return found, self._not_shown_elsewhere(project, pool, page, without, queue, images)
+
+    def _not_shown_elsewhere(
+        self,
+        project: Project,
+        pool: ProjectPool,
+        page: str,
+        without: Sequence[int],
+        find: Callable[[Collection[int]], list[_Found]],
+        images: Callable[[_Found], list[int]],
+    ) -> list[_Found]:
+        """What `find` returns without some tasks, and without those that other pages show as long as there are more.
+
+        Otherwise, people who label at the same time would get the same images, and only the first label of each counts.
+        """
+        if not page:
+            return find(without)
+        entry, now = self._asked(project), time.monotonic()
+        shown = {task: one for task, one in entry.shown.items() if one[1] > now}
+        others = {task for task, (by, _) in shown.items() if by != page}
+        found = find({*without, *others}) or find(without)
+        new = {pool.shown(image)[0] for one in found for image in images(one)}
+        mine = new | {task for task in without if task in shown and task not in others}
+        entry.shown = shown | dict.fromkeys(mine, (page, now + SHOWN_SECONDS))
+        return found
 
     def map(self, project: Project) -> tuple[Collected, ImageMap]:
         """All images of the project that are collected, in two dimensions; otherwise like `groups`.

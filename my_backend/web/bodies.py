@@ -200,6 +200,10 @@ class GroupsRequest(ProjectRequest):
     most: int = Field(60, ge=1, le=200)
     """The largest number of images in a group."""
 
+    page: Text = Field("", max_length=200)
+    """A random text that you choose for the page on which a person labels. What is sent to one page isn't sent to other
+    pages for two minutes, unless nothing else is left."""
+
 
 class QueueRequest(ProjectRequest):
     """Asks for images to label one by one."""
@@ -212,6 +216,10 @@ class QueueRequest(ProjectRequest):
 
     most: int = Field(5, ge=1, le=50)
     """The largest number of images to return."""
+
+    page: Text = Field("", max_length=200)
+    """A random text that you choose for the page on which a person labels. What is sent to one page isn't sent to other
+    pages for two minutes, unless nothing else is left."""
 
 
 class SimilarRequest(ProjectRequest):

@@ -309,6 +309,16 @@ REFUSED_AT_FIRST = """async () => {
 }"""
 
 
+def test_two_people_get_different_images(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=PICTURES)
+    with opened(browser, url(site)) as page, opened(browser, url(site)) as other:
+        people = Person(page, site), Person(other, site)
+        labeled = [person.label(by_digit=True) for _ in range(4) for person in people]
+        assert len(set(labeled)) == 8
+        for one in (page, other):
+            expect(one.locator("#saving")).to_have_text("4 labels saved.")
+
+
 def test_label_that_was_undone_after_a_refusal_is_not_sent_again(browser: Browser, backend: Backend) -> None:
     with opened(browser, backend.url) as page:
         sent = page.evaluate(REFUSED_AT_FIRST)

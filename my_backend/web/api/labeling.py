@@ -217,7 +217,9 @@ class LabelingEndpoints:
     def groups(self, body: GroupsRequest) -> Json:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
-        found, groups = self._pools.groups(project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS)
+        found, groups = self._pools.groups(
+            project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS, page=body.page
+        )
         sampled = self._plans.sampled(self._plans.newest(project.uid))
         return {
             **project_images(self._serving, project, found),
@@ -228,7 +230,7 @@ class LabelingEndpoints:
     def queue(self, body: QueueRequest) -> Json:
         """Images to label next, one by one; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
-        found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
+        found, images = self._pools.queue(project, body.without, body.tasks, count=body.most, page=body.page)
         plan = self._plans.newest(project.uid)
         sampled = self._plans.sampled(plan)
         return {

@@ -105,6 +105,16 @@ def test_tasks_on_the_screen_and_annotated_ones_are_left_out(client: Client, lab
     assert (found["labeled"], found["unlabeled"]) == (2, 18)
 
 
+def test_two_pages_get_different_groups_while_there_are_enough(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(30)
+    ready(client, 30)
+    first, second, third = list(range(1, 11)), list(range(11, 21)), list(range(21, 31))
+    assert tasks_of(ask(client, page="one")) == [first, second]
+    assert tasks_of(ask(client, page="two")) == [third]
+    assert tasks_of(ask(client, page="two", without=third)) == [first, second], "nothing else is left"
+    assert tasks_of(ask(client, page="one", tasks=[21, 22])) == [[21, 22]], "a person has chosen them"
+
+
 def test_proposals_come_from_the_live_version_and_its_labels(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:

@@ -292,3 +292,30 @@ def test_copies_get_the_same_choices_only_if_the_model_predicts_that(
     images = ready(client, 10)["images"]
     assert {image["task"]: [copy["task"] for copy in image["copies"]] for image in images}[7] == [8]
     assert not any(image["copies"] for image in images if image["task"] in (9, 10))
+
+
+def test_two_pages_get_different_images_while_there_are_enough(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(9)
+    ready(client, 9)
+
+    def shown(page: str, without: Sequence[int] = (), **more: Any) -> list[int]:
+        return tasks_of(ask(client, page=page, without=list(without), most=3, **more))
+
+    assert shown("one") == [9, 8, 7]
+    assert shown("two") == [6, 5, 4]
+    assert shown("one") == [9, 8, 7], "after the page was loaded again"
+    assert shown("one", [9, 8, 7]) == [3, 2, 1]
+    assert shown("two", tasks=[8, 1, 5]) == [5]
+    assert shown("three") == [9, 8, 7], "nothing else is left"
+    assert tasks_of(ask(client, most=3)) == [9, 8, 7], "a program that names no page"
+
+
+def test_images_of_a_page_that_asks_no_more_go_to_others(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(9)
+    ready(client, 9)
+    assert tasks_of(ask(client, page="one", most=3)) == [9, 8, 7]
+    monkeypatch.setattr(pools, "SHOWN_SECONDS", -1.0)
+    assert tasks_of(ask(client, page="one", without=[9], most=1)) == [8]  # which sets a new time for both
+    assert tasks_of(ask(client, page="two", most=3)) == [9, 8, 6]

@@ -1,6 +1,7 @@
 // The labeling runs that write labels to Label Studio: starts them, follows them, retries them, and undoes them.
 
 import { get, post } from "../press.js";
+import { randomKey } from "./page_key.js";
 
 const POLL = 1000, PATIENCE = 30000;  // milliseconds
 const PATH = "/api/labeling/runs";
@@ -153,9 +154,6 @@ export function makeRuns(project, kind, token, changed) {
     deleted: () => sum(runs, (run) => run.deleted.length),
   };
 }
-
-// Browsers offer crypto.randomUUID only over HTTPS.
-const randomKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // The tasks of a run whose labels aren't undone.
 const left = (run) => run.tasks.filter((task) => !run.withdrawn.has(task));

@@ -1,6 +1,7 @@
 // Asks the server what to label next, and keeps a few answers ready.
 
 import { post } from "../press.js";
+import { page } from "./page_key.js";
 
 const COLLECTING = 1500, LATER = 5000;  // milliseconds between two requests
 
@@ -16,7 +17,7 @@ export function makeSupply(url, { body, take, isShowing, changed }) {
     [asking, again] = [true, false];
     changed();
     try {
-      const said = await post(url, body(waiting));
+      const said = await post(url, { ...body(waiting), page });
       problem = said.state === "failed" ? said.error : "";
       [waiting, answer] = [take(said, waiting, answer), said];
     } catch (error) {
