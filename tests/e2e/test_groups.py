@@ -335,6 +335,14 @@ def test_step_is_saved_if_at_least_one_of_its_labels_is(browser: Browser, backen
     assert words[3:] == ["already labeled", "deleted in Label Studio", "already labeled or deleted in Label Studio"]
 
 
+START = """async () => {
+    const { makeRuns } = await import("/static/labeling/runs.js");
+    window.shown = 0;
+    window.runs = makeRuns("7", "group", () => "mine", () => { shown += 1; });
+    runs.start([{ label: "Red", tasks: [1, 2] }]);
+}"""
+
+
 @pytest.mark.parametrize(("lost", "is_repeated"), [(1, False), (1, True), (2, False), (2, True)])
 def test_labels_whose_answer_was_lost_can_be_undone(
     browser: Browser, make_site: MakeSite, lost: int, is_repeated: bool
@@ -370,6 +378,63 @@ def test_labels_whose_answer_was_lost_can_be_undone(
     assert site.labels() == {}
     assert len(set(keys)) == 1
     assert len(keys) == lost + 1
+
+
+def test_token_is_sent_again_if_a_restarted_backend_has_lost_it(browser: Browser, backend: Backend) -> None:
+    alone: dict[str, list[int]] = {"deleted": [], "labeled": [], "changed": []}
+    run = {
+        "run": "1",
+        "action": "write",
+        "status": "started",
+        "error": None,
+        "written": 0,
+        "undone": 0,
+        "withdrawn": [],
+    }
+    sent: list[Any] = []
+
+    def resume(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        run.update(status="finished", written=2, changed_at=2)
+        route.fulfill(json=run | {"left_alone": alone})
+
+    with opened(browser, backend.url) as page:
+        page.clock.install()
+        page.route(
+            "**/api/labeling/runs**", lambda route: route.fulfill(json={"changed_at": 1, **run, "left_alone": alone})
+        )
+        page.route("**/api/labeling/runs/1/resume", resume)
+        with page.expect_response("**/api/labeling/runs/1"):
+            page.evaluate(START)
+        for _ in range(2):
+            wait_for(lambda: page.evaluate("runs.saving()") == 2 and page.evaluate("shown") > 3, "the state of the run")
+            assert sent == []
+            with page.expect_response("**/api/labeling/runs/1"):
+                page.clock.fast_forward(60_000)
+        wait_for(lambda: page.evaluate("1") and sent, "the token")
+        page.clock.fast_forward(60_000)
+        wait_for(lambda: page.evaluate("runs.saved()") == 2, "the labels")
+        assert sent == [{"token": "mine"}]
+
+
+def test_page_says_why_labels_are_not_saved_yet(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=1)
+    run = {
+        "run": "1",
+        "action": "write",
+        "status": "queued",
+        "written": 0,
+        "undone": 0,
+        "withdrawn": [],
+        "changed_at": 1,
+    }
+    run |= {"error": "can't reach Label Studio", "left_alone": {"deleted": [], "labeled": [], "changed": []}}
+    with opened(browser, site.url) as page:
+        person = Person(page, site.truth)
+        person.tasks()
+        page.route("**/api/labeling/runs**", lambda route: route.fulfill(json=run))
+        page.keyboard.press(KEYS["Red"])
+        person.wait_until_saved("Saving 1 label… can't reach Label Studio. Retrying…")
 
 
 def test_label_that_follows_an_undo_is_sent_after_it(browser: Browser, make_site: MakeSite) -> None:
@@ -513,9 +578,8 @@ def test_page_says_how_far_it_is_and_what_to_do(browser: Browser, make_site: Mak
         expect(page.locator("#reading-words")).to_have_text("Reading images: 1,200 of 1,797")
         expect(page.locator("#unreadable")).to_contain_text("3 images can’t be read")
         expect(page.locator("#supply-error")).to_have_text("Label Studio is down")
-        page.locator("#supply-again").click()
-        expect(page.locator("#supply-error")).to_have_text("groups get one choice each")
-        page.locator("#supply-again").click()
+        expect(page.locator("#supply-error")).to_have_text("groups get one choice each")  # the page has asked again
+        page.locator("#supply-again").dispatch_event("click")  # even if it has asked again, and the button is gone
         expect(page.locator("#supply-failed")).to_be_hidden()
         expect(page.locator("#pause-title")).to_have_text("No group right now")
 

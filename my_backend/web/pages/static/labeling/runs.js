@@ -3,7 +3,7 @@
 import { get, post } from "../press.js";
 import { randomKey } from "./page_key.js";
 
-const POLL = 1000, PATIENCE = 30000;  // milliseconds
+const POLL = 1000, PATIENCE = 30000, SILENCE = 90000;  // milliseconds
 const PATH = "/api/labeling/runs";
 const UNCONFIRMED = "Label Studio hasn’t confirmed your token. See Problems for the reason.";
 
@@ -129,10 +129,19 @@ export function makeRuns(project, kind, token, changed) {
       if (Date.now() > run.until) Object.assign(run, { status: "failed", error: UNCONFIRMED });
       return;
     }
+    sendTokenAgain(run, answer);
     const { action, status, error, written, undone, left_alone: alone } = answer;
     Object.assign(run, { status, error: error ?? "", saved: written - undone, kept: alone.changed });
     if (action === "write") Object.assign(run, { others: alone.labeled, deleted: alone.deleted });
     if (action === "undo" || status === "finished") run.isWritten = true;
+  }
+
+  // A server that was restarted has lost the person's token, and the run waits for it.
+  function sendTokenAgain(run, { changed_at: changed }) {
+    if (changed !== run.changed) Object.assign(run, { changed, since: Date.now() });
+    if (!token() || Date.now() < run.since + SILENCE) return;
+    run.since = Date.now();
+    post(`${PATH}/${run.id}/resume`, { token: token() }).catch(() => {});  // the run may have finished at this moment
   }
 
   const sum = (some, count) => some.reduce((total, run) => total + count(run), 0);
@@ -149,6 +158,7 @@ export function makeRuns(project, kind, token, changed) {
     arrived: () => runs.filter((run) => run.id).flatMap(left),
     saving: () => sum(runs.filter((run) => isOpen(run) && !run.isWritten), (run) => Math.max(0, left(run).length - run.saved)),
     undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => Math.max(0, run.saved - left(run).length)),
+    delay: () => runs.find((run) => isOpen(run) && run.error)?.error,
     saved: () => sum(runs, (run) => run.saved),
     others: () => sum(runs, (run) => run.others.length),
     deleted: () => sum(runs, (run) => run.deleted.length),

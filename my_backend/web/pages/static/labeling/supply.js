@@ -27,7 +27,7 @@ export function makeSupply(url, { body, take, isShowing, changed }) {
     changed();
     if (again) ask();
     else if (!problem && answer.state === "collecting") timer = setTimeout(ask, isShowing() ? LATER : COLLECTING);
-    else if (!problem && !isShowing()) timer = setTimeout(ask, LATER);
+    else if (problem || !isShowing()) timer = setTimeout(ask, LATER);  // the backend may be restarting
   }
 
   return {
