@@ -88,6 +88,11 @@ class Difference:
     before: float | None
     after: float | None
 
+    @property
+    def change(self) -> float:
+        """Its size; 0 if it is unknown."""
+        return 0.0 if self.before is None or self.after is None else abs(self.after - self.before)
+
 
 def version_view(version: Version) -> VersionView:
     output = version.train_output
@@ -203,9 +208,10 @@ def _shade(count: int, total: int) -> int:
 
 
 def differences(before: VersionView, after: VersionView) -> list[Difference]:
-    """The metrics of both versions for each class, in the order of `after`."""
+    """The metrics of both versions for each class, in the order of `after`; of many, the largest changes first."""
     old, new = before.figures.per_class or {}, after.figures.per_class or {}
-    return [Difference(name, _f1(old.get(name)), _f1(new.get(name))) for name in dict.fromkeys([*new, *old])]
+    found = [Difference(name, _f1(old.get(name)), _f1(new.get(name))) for name in dict.fromkeys([*new, *old])]
+    return found if len(found) <= MOST_CONFUSED else sorted(found, key=lambda one: -one.change)
 
 
 def _f1(figures: ClassFigures | None) -> float | None:

@@ -561,6 +561,27 @@ def test_changes_are_shown_only_between_versions_evaluated_the_same_way(client: 
     assert "They were evaluated in different ways, so changes aren’t shown." in shown
 
 
+@pytest.mark.parametrize(("count", "order"), [(25, [3, 7, 24]), (300, [24, 7, 3])])
+def test_of_many_choices_those_that_changed_most_come_first(
+    client: Client, script: Script, count: int, order: list[int]
+) -> None:
+    def figures(changed: dict[int, float]) -> dict[str, Any]:
+        f1 = dict.fromkeys(range(count), 0.5) | changed
+        shares = {"precision": 0.5, "recall": 0.5}
+        classes = {f"choice {n}": {**shares, "f1": f1[n], "images": 4 * (n > 0)} for n in range(count)}
+        return FIGURES | {"per_class": classes}
+
+    script.set(output={"figures": figures({})})
+    first = client.train()
+    script.set(output={"figures": figures({0: 1.0, 3: 0.6, 7: 0.3, 24: 0.9})})
+    second = client.train()
+
+    shown = words(client, f"{HERE}/versions/{second}?with={first}")
+    changed = re.findall(r"F1 of choice (\d+) 50.0% (?!50.0%)", shown)
+    assert [int(number) for number in changed] == order
+    assert "F1 of choice 0 – –" in shown
+
+
 def test_a_class_without_images_to_judge_it_by_has_no_f1(client: Client, script: Script) -> None:
     nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "images": 0}
     script.set(output={"figures": FIGURES | {"per_class": FIGURES["per_class"] | {"Dog": nothing}}})  # type: ignore[operator]
