@@ -106,6 +106,8 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
             f"the model has no class {', '.join(unknown)}; its classes are {', '.join(classifier.classes)}: "
             "rename the folders to match, or move the folders of other classes elsewhere"
         )
+    if not samples:
+        raise UsersError("there are no images to evaluate the model on: add images of its classes")
     unseen, judged, trained_on = _split(model, samples)
     kept, embeddings, broken = embed_samples(lane, classifier, [*unseen, *judged], progress)
     if not kept:

@@ -1006,6 +1006,13 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
 
 
+def test_evaluate_without_images_says_so(run: Command, trained: Path) -> None:
+    Path("none", "0").mkdir(parents=True)
+    assert run("evaluate", trained, "none").error == (
+        "Error: there are no images to evaluate the model on: add images of its classes"
+    )
+
+
 def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> None:
     before = names(spoiled)
     for _ in range(2):
