@@ -7,6 +7,11 @@ from typing import Any
 Record = dict[str, Any]
 Progress = Callable[[Record], None]
 
+
+def ignore(record: Record) -> None:
+    """For callers that show no progress."""
+
+
 # (phase, overall progress at its end, from 0 to 1), in order
 HEAD = (
     ("fetching images", 0.60),
@@ -69,7 +74,7 @@ class TimeLeft:
         if record["phase"] != self._phase or image < self._image:  # one phase may follow another of the same name
             self._phase, self._start, self._first = record["phase"], time.monotonic(), image
         self._image = image
-        if image > self._first:
+        if image > self._first and record["images"] is not None:
             each = (time.monotonic() - self._start) / (image - self._first)
             record = {**record, "seconds_left": round(each * (record["images"] - image), 1)}
         self._progress(record)

@@ -43,7 +43,9 @@ def show_progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rest]}"),
     )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    # Rich would otherwise send results to standard error.
+    hidden = not console.is_terminal
+    with Bars(*columns, console=console, transient=True, redirect_stdout=False, disable=hidden) as bars:
         yield TimeLeft(_Shown(bars))
 
 

@@ -13,6 +13,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
 from image_classifier.files import real
+from image_classifier.progress import Progress, ignore
 from label_studio_format.annotations import Label, Outcome, annotations_of, label_of
 from label_studio_format.export_file import NoExport, stored_name, tasks_of, used_tags
 from label_studio_format.labeling_config import RESULT_TYPES, ImageChoices, Json
@@ -26,7 +27,7 @@ _WITHOUT_LABEL: dict[Outcome, str] = {
 }
 
 
-def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], list[str]]:
+def read_export(file: Path, images: Path, choices: str, progress: Progress = ignore) -> tuple[list[Sample], list[str]]:
     """The samples, and why the other tasks are left out. `choices` names the tag, if there are several.
 
     A task's label is the one that the backend learns (`label_of`). If the tag allows several choices, labels are sets
@@ -51,7 +52,7 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
         else:
             labeled.append((task, task.image))
     samples = []
-    for (task, path), found in zip(labeled, read_files([path for _, path in labeled]), strict=True):
+    for (task, path), found in zip(labeled, read_files([path for _, path in labeled], progress), strict=True):
         if isinstance(found, Finding):
             left_out.append(f"{task.name}: {found}")
         else:

@@ -9,8 +9,8 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ import typer
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
-from image_classifier.cli.console import say, say_all, show_progress
+from image_classifier.cli.console import console, say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.help import INTERRUPTED, Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
@@ -58,6 +58,7 @@ from image_classifier.nets.folder import (
     save_model,
 )
 from image_classifier.nets.weights import WeightsError
+from image_classifier.progress import ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.training.correction import correct
 from image_classifier.training.pipeline import TooFewLabels
@@ -186,7 +187,8 @@ def prepare(
     place = move_to or place_beside(folder)
     move = moving(folder, place) if to_clean or move_to else None
     listing = list_folder(folder)
-    examine(listing)
+    with show_progress() as progress:
+        examine(listing, progress)
     for finding in listing.findings:
         print(finding)
     surplus = [finding for finding in listing.findings if finding.surplus]
@@ -481,8 +483,13 @@ def predict_images(
     hook = load_hook(name) if name else None
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()
-    with open_bench(settings) as bench:
-        predictions = predict(bench.lane, classifier, find_images(images, sys.stdin, findings, skipped), top)
+    found: Iterable[Path] = find_images(images, sys.stdin, findings, skipped)
+    # If the predictions are printed on a terminal, they themselves show the progress.
+    has_bar = console.is_terminal and not sys.stdout.isatty()
+    if has_bar and "-" not in images:
+        found = list(found)  # to know how many there are
+    with open_bench(settings) as bench, show_progress() if has_bar else nullcontext(ignore) as progress:
+        predictions = predict(bench.lane, classifier, found, top, progress)
         if hook and name:
             predictions = postprocessed(predictions, hook, name)
         failed = write_predictions(predictions, form, sys.stdout)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from image_classifier.cli.config import Recipe
-from image_classifier.cli.console import say, say_all
+from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.label_studio_export import read_export
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
@@ -63,14 +63,16 @@ def samples_at(path: Path, images: Path | None, settings: ClassifierSettings) ->
         if images:
             raise UsersError("--images is only for a JSON export: remove it, since a folder already has the images")
         return _folder_samples(path)
-    samples, left_out = read_export(path, images or path.parent, settings.choices)
+    with show_progress() as progress:
+        samples, left_out = read_export(path, images or path.parent, settings.choices, progress)
     say_all(left_out, "fix these tasks, or remove them from the export")
     return samples
 
 
 def _folder_samples(folder: Path) -> list[Sample]:
     listing = list_folder(folder)
-    samples = samples_of(listing)
+    with show_progress() as progress:
+        samples = samples_of(listing, progress)
     say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
     say_skipped(listing.skipped)
     if listing.note:

@@ -4,19 +4,21 @@ import errno
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import TypeVar
 
 from image_classifier.data.dataset import Sample
 from image_classifier.data.file_kinds import is_cut_short, is_systems_own, looks_like_image
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, PerhapsSound, open_image
 from image_classifier.errors import UsersError
+from image_classifier.progress import Progress, ignore
 
 MIN_SIDE = 16  # pixels; smaller images are icons or tracking pixels rather than photos
 MAX_FILE_BYTES = 2 << 30  # read into memory; more than an uncompressed image with the maximum number of pixels
@@ -26,6 +28,7 @@ NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
 NOT_REGULAR = "isn't a regular file"
 _CONTRADICTION = "the same image as {}, which is in another class: remove the wrong one"
 _NOTHING = sha256().hexdigest()
+_One = TypeVar("_One")
 _JOINERS = "\u200c\u200d"  # invisible, but part of words and emoji
 _VAL = ("val", "valid", "validation")
 _PARTS = ("train", "test", *_VAL)  # of a split
@@ -246,7 +249,7 @@ def refuse_other_names(*names: Path | str) -> None:
             raise UsersError(f"{shown(name)}: {NAME_NOT_UTF8}")
 
 
-def samples_of(listing: Listing) -> list[Sample]:
+def samples_of(listing: Listing, progress: Progress = ignore) -> list[Sample]:
     """Each image once, named by its absolute path, with its class as label.
 
     Adds files that can't be used to the listing's findings: unreadable files, and images that are in two classes.
@@ -254,7 +257,7 @@ def samples_of(listing: Listing) -> list[Sample]:
     labeled = [(path, name) for name, files in listing.classes.items() for path in files]
     found: dict[str, Sample] = {}
     contradictory: set[str] = set()
-    for (path, name), file in zip(labeled, read_files([path for path, _ in labeled]), strict=True):
+    for (path, name), file in zip(labeled, read_files([path for path, _ in labeled], progress), strict=True):
         if isinstance(file, Finding):
             listing.findings.append(file)
             continue
@@ -267,7 +270,7 @@ def samples_of(listing: Listing) -> list[Sample]:
     return [sample for digest, sample in found.items() if digest not in contradictory]
 
 
-def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
+def read_files(paths: Sequence[Path], progress: Progress = ignore) -> list[ImageFile | Finding]:
     """For each path, the image file with its digest, or why it can't be read."""
 
     def read(path: Path) -> ImageFile | Finding:
@@ -284,7 +287,13 @@ def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
             return Finding(path, f"can't be read ({_reason(error)})")
 
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(read, paths))
+        return list(_counted("reading images", readers.map(read, paths), len(paths), progress))
+
+
+def _counted(phase: str, results: Iterable[_One], images: int, progress: Progress) -> Iterator[_One]:
+    for image, one in enumerate(results):
+        progress({"phase": phase, "image": image, "images": images})
+        yield one
 
 
 def _reason(error: Exception) -> str:
@@ -293,7 +302,7 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def examine(listing: Listing) -> None:
+def examine(listing: Listing, progress: Progress = ignore) -> None:
     """Checks every file: adds findings for files that aren't images, damaged or small images, and duplicates.
 
     Marks files as surplus only with proof: duplicates of a readable image, and empty or truncated files. Other files
@@ -305,13 +314,14 @@ def examine(listing: Listing) -> None:
     inside = cache(lambda parent: parent.resolve().is_relative_to(root))
     labeled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
-    for (name, _), file in zip(labeled, read_files([path for _, path in labeled]), strict=True):
+    for (name, _), file in zip(labeled, read_files([path for _, path in labeled], progress), strict=True):
         if isinstance(file, Finding):
             listing.findings.append(file)
         else:
             readable.append((name, file))
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
-        problems = list(decoders.map(lambda pair: problem_of(pair[1]), readable))
+        checked = decoders.map(lambda pair: problem_of(pair[1]), readable)
+        problems = list(_counted("checking images", checked, len(readable), progress))
     sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
     kept: dict[str, tuple[str, Path]] = {}
     classes: dict[str, set[str]] = {}

@@ -1,6 +1,7 @@
 """`python -m image_classifier`: what each command prints, and what it says where something is amiss."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,18 @@ from PIL import ExifTags, Image
 
 import image_classifier.cli.main
 from image_classifier.cli import sources
-from image_classifier.cli.console import take_any_name
+from image_classifier.cli.console import console, take_any_name
 from image_classifier.cli.main import main
+from image_classifier.cli.predictions import FIRST, predict
 from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.folders import Listing
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.evaluation import comparison
+from image_classifier.evaluation.evaluate import AT_ONCE
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
+from image_classifier.progress import Progress
 from image_classifier.training import all_layers
 from image_classifier.training.all_layers import NotBetter
 from tests.broken_disk import disk_error
@@ -416,8 +421,8 @@ def test_image_that_changes_while_the_folder_is_read_is_left_out(
     changing = next(Path("images/0").iterdir())
     before = sources.samples_of
 
-    def read(listing: Listing) -> list[Sample]:
-        found = before(listing)
+    def read(listing: Listing, progress: Progress) -> list[Sample]:
+        found = before(listing, progress)
         changing.write_bytes(next((others / "1").iterdir()).read_bytes())
         return found
 
@@ -1006,6 +1011,46 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
 
 
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+def test_reading_many_images_shows_that_it_goes_on(run: Command, trained: Path, others: Path, command: str) -> None:
+    arguments = {"prepare": (others,), "train": (others, "--output", "new"), "evaluate": (trained, others)}
+    said = run(command, *arguments[command])
+    assert said.err.splitlines()[0] == "reading images"
+    assert ("checking images" in said.err) == (command == "prepare")
+
+
+@pytest.mark.parametrize("option", [(), ("--csv",), ("--json",)])
+def test_predict_shows_its_progress_if_the_results_are_written_to_a_file(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "is_interactive", True)
+    monkeypatch.setenv("TERM", "xterm")
+    count = len(list(others.rglob("*.png")))
+    said = run("predict", trained, others, *option)
+    assert "predicting" in said.err
+    assert f"/{count}" in said.err
+    assert said.out == run("predict", trained, others, *option).out
+    assert "digit-" in said.out
+    assert "digit-" not in said.err
+
+
+def test_first_predictions_come_before_many_images_are_read() -> None:
+    read = []
+
+    def images() -> Iterator[Path]:
+        for number in itertools.count():
+            read.append(number)
+            yield Path(f"missing/{number}.png")
+
+    lane = SimpleNamespace(embed=lambda backbone, files: [])
+    predictions = predict(lane, SimpleNamespace(backbone=None), images(), 1)  # type: ignore[arg-type]
+    assert "No such file" in next(predictions).error
+    assert len(read) == FIRST
+    assert sum(1 for _ in itertools.islice(predictions, 1000)) == 1000
+    assert len(read) < 1001 + AT_ONCE
+
+
 def test_evaluate_without_images_says_so(run: Command, trained: Path) -> None:
     Path("none", "0").mkdir(parents=True)
     assert run("evaluate", trained, "none").error == (
@@ -1023,6 +1068,8 @@ def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> Non
         assert copy.startswith(f"{spoiled}/0/")
         assert counts == ["0\t12", "1\t12", "2\t12"]
         assert said.err.splitlines() == [
+            "reading images",
+            "checking images",
             f"1 file can be removed: add --clean to move it to {spoiled}-surplus",
             "1 other file skipped (1 .txt)",
         ]
