@@ -69,9 +69,8 @@ def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progre
         plan, outcome.left_alone = _split(plan, set(run.withdrawn))[1], _left_of_others(run)
     tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
     run = _undo(run, outcome, plan, tasks, progress)
-    if (
-        not run.withdrawn
-    ):  # the attempts that wrote may have ended before they counted, and people may have removed some
+    if not run.withdrawn:
+        # The attempts that wrote may have ended before they counted, and people may have removed some.
         outcome.there = len(outcome.left_alone["changed"])
     return outcome.of(run)
 
