@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-ROUNDING = 1e-3  # of the largest number in an embedding
+ROUNDING = 1e-3  # of the largest number in an embedding in float32
 
 # By default, cuDNN rounds the inputs of float32 convolutions to 10 bits, and adds up gradients in any order. But a GPU
 # and a processor share cached embeddings, and a resumed training ends with the same weights.
@@ -47,7 +47,8 @@ def _folded(module: nn.Module, size: int) -> nn.Module:
 
 
 def _are_same(embeddings: Tensor, wanted: Tensor) -> bool:
-    return torch.allclose(embeddings, wanted, rtol=0, atol=ROUNDING * float(wanted.abs().max()))
+    rounding = max(ROUNDING, torch.finfo(wanted.dtype).eps)
+    return torch.allclose(embeddings, wanted, rtol=0, atol=rounding * float(wanted.abs().max()))
 
 
 def _followed_at_once(module: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
