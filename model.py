@@ -55,7 +55,7 @@ from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
 from image_classifier.pool.pool import Pool
-from image_classifier.progress import Stages, TimeLeft
+from image_classifier.progress import Stages, TimeLeft, ignore
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
@@ -482,7 +482,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if there are too few
         labels, or if the learning rate is much too high.
         """
-        report = progress or (lambda record: None)
+        report = progress or ignore
         config = parse_label_config(self.label_config, _settings().choices)
         if config.image_choices is None:
             raise TrainingError(config.problem)

@@ -1,15 +1,25 @@
 """How far a training run is, from the approximate share of time that each phase takes; and the time left in a phase."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 Record = dict[str, Any]
 Progress = Callable[[Record], None]
+_One = TypeVar("_One")
 
 
 def ignore(record: Record) -> None:
     """For callers that show no progress."""
+
+
+def counted(phase: str, results: Iterable[_One], images: int | None, progress: Progress) -> Iterator[_One]:
+    """The results, one for each image; reports how many there are so far. `images` is None if it isn't known."""
+    if images != 0:
+        progress({"phase": phase, "image": 0, "images": images})
+    for image, one in enumerate(results, 1):
+        progress({"phase": phase, "image": image, "images": images})
+        yield one
 
 
 # (phase, overall progress at its end, from 0 to 1), in order

@@ -58,7 +58,7 @@ from image_classifier.nets.folder import (
     save_model,
 )
 from image_classifier.nets.weights import WeightsError
-from image_classifier.progress import ignore
+from image_classifier.progress import counted, ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.training.correction import correct
 from image_classifier.training.pipeline import TooFewLabels
@@ -484,12 +484,14 @@ def predict_images(
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()
     found: Iterable[Path] = find_images(images, sys.stdin, findings, skipped)
+    total = None
     # If the predictions are printed on a terminal, they themselves show the progress.
     has_bar = console.is_terminal and not sys.stdout.isatty()
     if has_bar and "-" not in images:
-        found = list(found)  # to know how many there are
+        found = list(found)
+        total = len(found)
     with open_bench(settings) as bench, show_progress() if has_bar else nullcontext(ignore) as progress:
-        predictions = predict(bench.lane, classifier, found, top, progress)
+        predictions = counted("predicting", predict(bench.lane, classifier, found, top), total, progress)
         if hook and name:
             predictions = postprocessed(predictions, hook, name)
         failed = write_predictions(predictions, form, sys.stdout)

@@ -19,7 +19,6 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import AT_ONCE, answers_of, probabilities_of
 from image_classifier.nets.classifier import Classifier
-from image_classifier.progress import Progress, Record, ignore
 
 FIRST = 8  # images in the first chunk, so that the first predictions come soon
 
@@ -69,28 +68,16 @@ def _is_missing(source: str) -> bool:
         return False
 
 
-def predict(
-    lane: InferenceLane, classifier: Classifier, images: Iterable[Path], top: int, progress: Progress = ignore
-) -> Iterator[Prediction]:
-    """Predictions in order, with the `top` most likely classes; in chunks, so that an endless stream works too.
-
-    If `images` is a sequence, its length is passed to `progress`.
-    """
-    waiting, done, size = iter(images), 0, FIRST
-    total = len(images) if isinstance(images, Sequence) else None
-
-    def count(record: Record) -> None:
-        progress({"phase": "predicting", "image": done + record["image"], "images": total})
-
+def predict(lane: InferenceLane, classifier: Classifier, images: Iterable[Path], top: int) -> Iterator[Prediction]:
+    """Predictions in order, with the `top` most likely classes; in chunks, so that an endless stream works too."""
+    waiting, size = iter(images), FIRST
     while some := list(islice(waiting, size)):
-        yield from _predict_some(lane, classifier, some, top, count)
-        done, size = done + len(some), min(2 * size, AT_ONCE)
+        yield from _predict_some(lane, classifier, some, top)
+        size = min(2 * size, AT_ONCE)
 
 
-def _predict_some(
-    lane: InferenceLane, classifier: Classifier, paths: Sequence[Path], top: int, progress: Progress
-) -> Iterator[Prediction]:
-    files = read_files(paths, progress)
+def _predict_some(lane: InferenceLane, classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
+    files = read_files(paths)
     embedded = iter(lane.embed(classifier.backbone, [file for file in files if isinstance(file, ImageFile)]))
     for path, file in zip(paths, files, strict=True):
         vector = ImageError(file.problem) if isinstance(file, Finding) else next(embedded)

@@ -4,21 +4,20 @@ import errno
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import TypeVar
 
 from image_classifier.data.dataset import Sample
 from image_classifier.data.file_kinds import is_cut_short, is_systems_own, looks_like_image
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, PerhapsSound, open_image
 from image_classifier.errors import UsersError
-from image_classifier.progress import Progress, ignore
+from image_classifier.progress import Progress, counted, ignore
 
 MIN_SIDE = 16  # pixels; smaller images are icons or tracking pixels rather than photos
 MAX_FILE_BYTES = 2 << 30  # read into memory; more than an uncompressed image with the maximum number of pixels
@@ -28,7 +27,6 @@ NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
 NOT_REGULAR = "isn't a regular file"
 _CONTRADICTION = "the same image as {}, which is in another class: remove the wrong one"
 _NOTHING = sha256().hexdigest()
-_One = TypeVar("_One")
 _JOINERS = "\u200c\u200d"  # invisible, but part of words and emoji
 _VAL = ("val", "valid", "validation")
 _PARTS = ("train", "test", *_VAL)  # of a split
@@ -287,13 +285,7 @@ def read_files(paths: Sequence[Path], progress: Progress = ignore) -> list[Image
             return Finding(path, f"can't be read ({_reason(error)})")
 
     with ThreadPoolExecutor(READERS) as readers:
-        return list(_counted("reading images", readers.map(read, paths), len(paths), progress))
-
-
-def _counted(phase: str, results: Iterable[_One], images: int, progress: Progress) -> Iterator[_One]:
-    for image, one in enumerate(results):
-        progress({"phase": phase, "image": image, "images": images})
-        yield one
+        return list(counted("reading images", readers.map(read, paths), len(paths), progress))
 
 
 def _reason(error: Exception) -> str:
@@ -321,7 +313,7 @@ def examine(listing: Listing, progress: Progress = ignore) -> None:
             readable.append((name, file))
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
         checked = decoders.map(lambda pair: problem_of(pair[1]), readable)
-        problems = list(_counted("checking images", checked, len(readable), progress))
+        problems = list(counted("checking images", checked, len(readable), progress))
     sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
     kept: dict[str, tuple[str, Path]] = {}
     classes: dict[str, set[str]] = {}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-ROUNDING = 1e-3  # of the largest number in an embedding in float32
+ROUNDING = 1e-3  # of an embedding's largest number, in float32; half precisions round more
 
 # By default, cuDNN rounds the inputs of float32 convolutions to 10 bits, and adds up gradients in any order. But a GPU
 # and a processor share cached embeddings, and a resumed training ends with the same weights.
@@ -121,7 +121,7 @@ def _packed(module: nn.Module, size: int, precision: torch.dtype) -> nn.Module:
 
 
 def _can_be_packed(part: nn.Module) -> bool:
-    """Whether it's a convolution as in torch, without hooks: derived classes may compute something else."""
+    """Whether it's a plain nn.Conv2d without hooks: derived classes may compute something else."""
     if type(part) is not nn.Conv2d:
         return False
     return part.padding_mode == "zeros" and not isinstance(part.padding, str) and not part._forward_hooks

@@ -83,7 +83,7 @@ def save_tensors(tensors: State, file: Path, metadata: dict[str, str] | None = N
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
     """A safetensors file's tensors and metadata; raises OSError, or SafetensorError if the file is damaged.
 
-    The tensors' memory is that of the file.
+    The tensors are memory-mapped.
     """
     # Opened here first: while safetensors opens it, no other thread runs, on a dead network drive forever.
     with file.open("rb"), safe_open(file, "pt") as opened:

@@ -10,6 +10,7 @@ from image_classifier.data.dataset import Sample, held_out, targets_of
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
+from image_classifier.progress import ignore
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import count_labels, label_weights
@@ -52,7 +53,7 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     def train(chosen: Tensor) -> Head:
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
         known = embeddings[chosen], targets[chosen], len(classifier.classes)
-        head = train_head(*known, told, lambda record: None, repeats=repeats, weights=counted[chosen], scales=scales)
+        head = train_head(*known, told, ignore, repeats=repeats, weights=counted[chosen], scales=scales)
         return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:

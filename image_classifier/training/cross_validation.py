@@ -7,6 +7,7 @@ from torch import Tensor
 
 from image_classifier.data.dataset import FOLDS, Sample, folds
 from image_classifier.nets.classifier import Head
+from image_classifier.progress import ignore
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -30,5 +31,5 @@ def train_fold_heads(
     """
     found = splits(torch.tensor(folds(samples)), torch.ones(len(samples), dtype=torch.bool))
     parts = [trained_on.nonzero().flatten() for _, trained_on in found]
-    heads = train_heads(embeddings, targets, classes, Hyperparameters(), lambda record: None, parts, scales=scales)
+    heads = train_heads(embeddings, targets, classes, Hyperparameters(), ignore, parts, scales=scales)
     return [(inside, head) for (inside, _), head in zip(found, heads, strict=True)]

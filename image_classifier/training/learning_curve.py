@@ -11,6 +11,7 @@ from torch import Tensor
 from image_classifier.data.dataset import FOLDS
 from image_classifier.evaluation.forecast import FEWEST_VOTES, Forecast, forecast
 from image_classifier.evaluation.metrics import hits
+from image_classifier.progress import ignore
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -45,7 +46,7 @@ def forecast_accuracy(
         return None
     learned = [torch.isin(folds, torch.tensor(part)) for part in (*ONE, *TWO)]
     parts = [inside.nonzero().flatten() for inside in learned]
-    heads = train_heads(embeddings, targets, classes, hyperparameters, lambda record: None, parts, scales=scales)
+    heads = train_heads(embeddings, targets, classes, hyperparameters, ignore, parts, scales=scales)
     correct = torch.stack([hits(head(embeddings), targets, thresholds) for head in heads]).double()
     outside = ~torch.stack(learned)
     curve = [(correct[some] * outside[some]).sum(0) / outside[some].sum(0) for some in (slice(0, 2), slice(2, 4))]

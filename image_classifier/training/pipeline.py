@@ -143,7 +143,7 @@ class _Labeled:
 
     @property
     def looked_at(self) -> Tensor:
-        """Whose labels somebody has looked at [n]. The others come from a model, and would give its labels away."""
+        """Which labels a person has looked at [n]. The others come from a model, which had learned from these."""
         return torch.tensor([sample.evaluates for sample in self.samples])
 
     def has(self) -> Tensor:
@@ -155,7 +155,7 @@ class _Labeled:
 class _Heads:
     """The served head, one that was trained without the held-out images [n], and those of cross-validation.
 
-    There is one of these for each fold, with the fold's images [n] and those that the head has learned [n].
+    `by_fold` has, for each fold, its images [n], the images that its head has learned [n], and the head.
     """
 
     served: Head
@@ -220,12 +220,19 @@ def learn_head(
         if evaluation.method == CROSS_VALIDATION:
             right = hits(evaluation.logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
-            evaluated = embeddings[seen], targets[seen], len(classes), hyperparameters, _folds(samples)[seen], right
-            votes = _votes(samples, seen)
             if still := _forecast_of(earlier, backbone, classes, len(right), figures, is_of_sample=drawn is not None):
                 figures["forecast"] = still
             elif expected := forecast_accuracy(
-                *evaluated, votes, thresholds, scales, None if drawn is None else drawn[seen]
+                embeddings[seen],
+                targets[seen],
+                len(classes),
+                hyperparameters,
+                _folds(samples)[seen],
+                right,
+                _votes(samples, seen),
+                thresholds,
+                scales,
+                None if drawn is None else drawn[seen],
             ):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})

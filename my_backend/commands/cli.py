@@ -113,7 +113,7 @@ def healthy() -> None:
     """Exit with 0 if a worker on this host is alive; used as the container's health check."""
     settings = read_settings()
     if not settings.redis:
-        raise SystemExit("Error: REDIS_URL and REDIS_HOST are not set, so no worker can be found: set one of them")
+        raise SystemExit("neither REDIS_URL nor REDIS_HOST is set, so there are no workers: set one of them")
     if not is_worker_alive(settings):
         raise SystemExit("no worker on this host is alive")
 

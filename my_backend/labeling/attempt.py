@@ -70,7 +70,7 @@ def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progre
     tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
     run = _undo(run, outcome, plan, tasks, progress)
     if not run.withdrawn:
-        # The attempts that wrote may have ended before they counted, and people may have removed some.
+        # `written` is too low if an attempt was killed before it counted, and too high if people removed labels.
         outcome.there = len(outcome.left_alone["changed"])
     return outcome.of(run)
 

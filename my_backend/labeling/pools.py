@@ -122,7 +122,8 @@ class Pools(Background):
     ) -> tuple[Collected, list[Group]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
-        If the person's `page` is known, what other pages show comes only if nothing else is left.
+        If `page` is given, tasks that other pages show are left out as long as there are others.
+
         `chosen` are tasks that the person has chosen: only these are in groups. Never waits for Label Studio. Raises
         Conflict if the labeling config doesn't offer one choice per image.
         """
@@ -175,7 +176,7 @@ class Pools(Background):
         find: Callable[[Collection[int]], list[_Found]],
         images: Callable[[_Found], list[int]],
     ) -> list[_Found]:
-        """What `find` returns without some tasks, and without those that other pages show as long as there are more.
+        """Calls `find` without these tasks and those that other pages show; if nothing is left, only without these.
 
         Otherwise, people who label at the same time would get the same images, and only the first label of each counts.
         """
@@ -184,9 +185,11 @@ class Pools(Background):
         entry, now = self._asked(project), time.monotonic()
         shown = {task: one for task, one in entry.shown.items() if one[1] > now}
         others = {task for task, (by, _) in shown.items() if by != page}
-        found = find({*without, *others}) or find(without)
+        found = find({*without, *others})
+        if not found and entry.ready:  # otherwise more will be collected soon
+            found = find(without)
         new = {pool.shown(image)[0] for one in found for image in images(one)}
-        mine = new | {task for task in without if task in shown and task not in others}
+        mine = new | (set(without) - others)
         entry.shown = shown | dict.fromkeys(mine, (page, now + SHOWN_SECONDS))
         return found
 

@@ -112,7 +112,8 @@ class Changes:
 
     def begin_reading(self) -> int:
         """Starts to keep events; returns the number of changes so far, for `keep_tasks`."""
-        with self._changing() as (changed, _):
+        with self._changing() as (changed, learned):
+            self._keep_counts(changed, learned)  # if its file is damaged, each reading would give another number
             files.write_json(self._tasks, asdict(_Kept(changed)), sync="data")
             self._remove_events()
         return changed
@@ -142,7 +143,8 @@ class Changes:
             if event is None:
                 return None
             changes += event
-        if kept.count + len(changes) != changed:  # killed before counting, lost in a power failure, or a mixed backup
+        # A server was killed before it counted an event, or files are missing or from different times.
+        if kept.count + len(changes) != changed:
             return None
         try:
             updated = _updated(kept.pages, changes, self.summaries)

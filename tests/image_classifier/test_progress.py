@@ -1,9 +1,10 @@
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from image_classifier.progress import Stages, TimeLeft
+from image_classifier.progress import Stages, TimeLeft, counted
 
 Record = dict[str, Any]
 
@@ -60,3 +61,22 @@ def test_time_left_is_that_of_the_images_so_far(monkeypatch: pytest.MonkeyPatch)
             add({"phase": "embedding images", "image": image, "images": 600})
 
     assert [record.get("seconds_left") for record in found] == [None, 16.0, 10.0, None, 5.0, None, None, 4.0]
+
+
+def test_phase_is_shown_even_while_its_first_image_hangs() -> None:
+    found: list[Record] = []
+    before: list[int] = []
+
+    def results() -> Iterator[str]:
+        before.append(len(found))
+        yield from "ab"
+
+    assert list(counted("reading images", results(), 2, found.append)) == ["a", "b"]
+    assert before == [1]
+    assert [record["image"] for record in found] == [0, 1, 2]
+
+
+def test_phase_without_images_is_not_shown() -> None:
+    found: list[Record] = []
+    assert list(counted("reading images", (), 0, found.append)) == []
+    assert found == []

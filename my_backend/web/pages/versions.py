@@ -90,7 +90,7 @@ class Difference:
 
     @property
     def change(self) -> float:
-        """Its size; 0 if it is unknown."""
+        """How much the metric changed; 0 if a value is missing."""
         return 0.0 if self.before is None or self.after is None else abs(self.after - self.before)
 
 

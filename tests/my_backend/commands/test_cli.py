@@ -350,7 +350,7 @@ def test_without_redis_healthy_says_why_it_finds_no_worker(environment: dict[str
     status, output = run(environment, "healthy", cwd=tmp_path)
 
     assert status == 1
-    assert output.startswith("Error: REDIS_URL and REDIS_HOST are not set")
+    assert output.startswith("neither REDIS_URL nor REDIS_HOST is set")
     assert len(output.splitlines()) == 1
 
 

@@ -245,6 +245,17 @@ def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: P
     assert known(changes) == [annotated(number) for number in (1, 2, 3, 4, 5)]
 
 
+def test_after_a_damaged_count_everything_is_read_only_once(changes: Changes, tmp_path: Path) -> None:
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
+    changes.add([created(2)])
+    (tmp_path / "unlearned.json").write_bytes(b"")
+
+    changes.keep_tasks(PackedTasks([annotated(1), annotated(2)]), changes.begin_reading())
+
+    assert known(changes) == [annotated(1), annotated(2)]
+    assert changes.unlearned() > 0
+
+
 def test_event_that_was_not_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
     changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
 

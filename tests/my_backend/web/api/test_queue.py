@@ -310,7 +310,14 @@ def test_two_pages_get_different_images_while_there_are_enough(client: Client, l
     assert tasks_of(ask(client, most=3)) == [9, 8, 7], "a program that names no page"
 
 
-def test_images_of_a_page_that_asks_no_more_go_to_others(
+def test_pages_that_were_open_before_a_restart_keep_their_images(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(9)
+    ready(client, 9)
+    assert tasks_of(ask(client, page="one", without=[9, 8, 7], most=1)) == [6]
+    assert tasks_of(ask(client, page="two", most=3)) == [5, 4, 3]
+
+
+def test_images_of_an_idle_page_go_to_others(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label_studio.labels.add(9)

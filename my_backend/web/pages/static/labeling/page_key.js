@@ -1,4 +1,4 @@
-// The key of this tab, by which the server shows each person other images. It stays if the page is loaded again.
+// This tab’s random key: tabs with different keys get different images. It stays the same after a reload.
 
 const NAME = "page";
 

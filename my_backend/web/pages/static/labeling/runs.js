@@ -34,9 +34,10 @@ export function makeRuns(project, kind, token, changed) {
 
   // Because of the key, the server starts no second run if it has the labels already.
   function write(run) {
-    const body = { project, kind, labels: run.labels, idempotency_key: run.key };
-    return request(run, left(run).length ? "write" : "undo", PATH, body);
+    return request(run, left(run).length ? "write" : "undo", PATH, startOf(run));
   }
+
+  const startOf = (run) => ({ project, kind, labels: run.labels, idempotency_key: run.key });
 
   async function sendUndo(run) {
     const tasks = [...run.withdrawn];
@@ -136,12 +137,13 @@ export function makeRuns(project, kind, token, changed) {
     if (action === "undo" || status === "finished") run.isWritten = true;
   }
 
-  // A server that was restarted has lost the person's token, and the run waits for it.
+  // A server that was restarted has lost the person's token, and the run waits for it. One that still has the token ignores
+  // this, unlike a request to resume, which would interrupt the run.
   function sendTokenAgain(run, { changed_at: changed }) {
     if (changed !== run.changed) Object.assign(run, { changed, since: Date.now() });
     if (!token() || Date.now() < run.since + SILENCE) return;
     run.since = Date.now();
-    post(`${PATH}/${run.id}/resume`, { token: token() }).catch(() => {});  // the run may have finished at this moment
+    post(PATH, { ...startOf(run), token: token() }).catch(() => {});  // the next one may succeed
   }
 
   const sum = (some, count) => some.reduce((total, run) => total + count(run), 0);
@@ -158,7 +160,7 @@ export function makeRuns(project, kind, token, changed) {
     arrived: () => runs.filter((run) => run.id).flatMap(left),
     saving: () => sum(runs.filter((run) => isOpen(run) && !run.isWritten), (run) => Math.max(0, left(run).length - run.saved)),
     undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => Math.max(0, run.saved - left(run).length)),
-    delay: () => runs.find((run) => isOpen(run) && run.error)?.error,
+    whyDelayed: () => runs.find((run) => isOpen(run) && run.error)?.error,
     saved: () => sum(runs, (run) => run.saved),
     others: () => sum(runs, (run) => run.others.length),
     deleted: () => sum(runs, (run) => run.deleted.length),

@@ -57,7 +57,7 @@ export function showRuns(runs, isUnused, waiting = 0) {
   find("saving").textContent = parts(
     saving && `Saving ${count(saving, "label")}…`,
     undoing && `Undoing ${count(undoing, "label")}…`,
-    (saving || undoing) && runs.delay() && `${runs.delay()}. Retrying…`,
+    (saving || undoing) && runs.whyDelayed() && `Retrying, because this failed: ${runs.whyDelayed()}`,
     (saved || left.length) && `${[`${count(saved, "label")} saved`, ...left].join("; ")}.`,
   ).join(" ") || (isUnused ? "Nothing labeled yet." : "No labels.");
 }
