@@ -42,7 +42,7 @@ class Cell:
     accuracy: float
     macro_f1: float
     cpu_seconds: float
-    shown_accuracy: float | None = None  # as reported by the backend
+    shown_accuracy: float | None = None  # as reported by the backend, if it evaluates the version
     shown_macro_f1: float | None = None
 
 
@@ -100,12 +100,12 @@ def _figures(answers: Tensor, truth: Tensor, classes: tuple[str, ...]) -> tuple[
     return found.accuracy, found.macro_f1
 
 
-def _shown(data: Data, learned: np.ndarray, classes: tuple[str, ...]) -> tuple[float, float]:
-    """The metrics that a version shows."""
+def _shown(data: Data, learned: np.ndarray, classes: tuple[str, ...]) -> tuple[float | None, float | None]:
+    """The metrics that a version shows; none if it has too few images of most classes to be evaluated."""
     embedded = Embedded([data.samples[row] for row in learned], data.embeddings[learned], {})
     trained = learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
     figures = trained.record["figures"]
-    return figures["accuracy"], figures["macro_f1"]
+    return figures.get("accuracy"), figures.get("macro_f1")
 
 
 # --- tables -----------------------------------------------------------------
@@ -131,16 +131,8 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(f"{NAMES[figure]}: reported minus true value")
         for task in tasks:
-            both = [
-                [
-                    a - b
-                    for a, b in zip(
-                        _of(cells, task, HEAD, n, f"shown_{figure}"), _of(cells, task, HEAD, n, figure), strict=True
-                    )
-                ]
-                for n in SIZES
-            ]
-            yield f"| {task} | {' | '.join(map(interval, both))} |"
+            errors = [_errors(cells, task, n, figure) for n in SIZES]
+            yield f"| {task} | {' | '.join(map(interval, errors))} |"
     yield from _heading("CPU seconds, median of all tasks")
     for way in LEARNERS:
         spent = [[c.cpu_seconds for c in cells if c.way == way and c.labels == n] for n in SIZES]
@@ -153,6 +145,12 @@ def _heading(title: str) -> Iterator[str]:
 
 def _of(cells: Sequence[Cell], task: str, way: str, labels: int, figure: str) -> list[float]:
     return [getattr(c, figure) for c in cells if (c.task, c.way, c.labels) == (task, way, labels)]
+
+
+def _errors(cells: Sequence[Cell], task: str, labels: int, figure: str) -> list[float]:
+    """What each evaluated version shows minus the true value."""
+    both = zip(_of(cells, task, HEAD, labels, f"shown_{figure}"), _of(cells, task, HEAD, labels, figure), strict=True)
+    return [shown - true for shown, true in both if shown is not None]
 
 
 def _gains(cells: Sequence[Cell], tasks: Sequence[str], labels: int, figure: str, over: str) -> list[float]:
