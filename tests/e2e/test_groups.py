@@ -380,6 +380,34 @@ def test_labels_whose_answer_was_lost_can_be_undone(
     assert len(keys) == lost + 1
 
 
+def test_answer_that_is_lost_while_the_page_is_left_is_asked_for_again(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    sent: list[Any] = []
+    with opened(browser, site.url) as page:
+        person = Person(page, site.truth)
+
+        def lose_first(route: Route) -> None:
+            sent.append(route.request.post_data_json)
+            answer = route.fetch()
+            if len(sent) > 1:
+                route.fulfill(response=answer)  # the first one is never answered, as in Firefox
+
+        page.route("**/api/labeling/runs", lose_first)
+        tasks = person.tasks()
+        page.keyboard.press(KEYS["Red"])
+        wait_for(lambda: site.labels() == dict.fromkeys(tasks, "Red"), "the labels")
+        expect(page.locator("#history li .chip").first).to_have_text("saving")
+        come_back = "window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))"
+        page.evaluate(come_back)
+        person.wait_until_saved(f"{len(tasks)} labels saved.")
+        page.evaluate(come_back)  # nothing is left to ask for
+        page.keyboard.press("Backspace")
+        person.wait_until_saved("No labels.")
+        assert len(sent) == 2
+        assert sent[0] == sent[1]
+    assert site.labels() == {}
+
+
 def test_token_is_sent_again_if_a_restarted_backend_has_lost_it(browser: Browser, backend: Backend) -> None:
     alone: dict[str, list[int]] = {"deleted": [], "labeled": [], "changed": []}
     run = {

@@ -6,16 +6,27 @@ const UNREACHED = "Can’t reach the backend. Check that it is running and that 
 
 const KEPT_ALIVE = 20000;  // characters; browsers refuse requests that outlive the page if they have more than 65,536 bytes
 
-// With the option `keepalive`, the request goes on if the page is closed, unless it is too large.
+// With the option `keepalive`, the request goes on if the page is closed, unless it is too large. It may reach the server twice.
 export function post(path, body, { keepalive = false } = {}) {
   const form = body instanceof FormData;
   const content = form ? body : JSON.stringify(body ?? {});
-  return request(path, {
+  const send = () => request(path, {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
     body: content,
     keepalive: keepalive && content.length < KEPT_ALIVE,
   });
+  return keepalive ? untilAnswered(send) : send();
+}
+
+// If a person leaves the page and comes back to it, Firefox and Safari drop the answers to such requests.
+function untilAnswered(send) {
+  const answered = new AbortController();
+  return new Promise((done, failed) => {
+    const attempt = () => send().then(done, failed);
+    window.addEventListener("pageshow", ({ persisted }) => persisted && attempt(), { signal: answered.signal });
+    attempt();
+  }).finally(() => answered.abort());
 }
 
 export function get(path) {
