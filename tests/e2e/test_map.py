@@ -97,6 +97,21 @@ def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
     assert site.labels() == site.truth
 
 
+def test_map_is_drawn_as_its_switches_say_after_coming_back(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    with opened(browser, url(site)) as page:
+        wait_for_all(page, 6)
+        page.locator("#map-by").get_by_text("Uncertainty").click()
+        page.locator("#map-mode").get_by_text("Moves").click()
+        page.goto("about:blank")
+        page.go_back()
+        wait_for_all(page, 6)
+        expect(page.get_by_role("radio", name="Uncertainty")).to_be_checked()
+        expect(page.get_by_role("radio", name="Moves")).to_be_checked()
+        expect(page.locator("#map-doubt")).to_be_visible()
+        expect(page.locator("#map-canvas")).to_have_css("cursor", "grab")
+
+
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=6)
     for look, options in LOOKS.items():

@@ -176,5 +176,4 @@ export function labelOnMap(place) {
     colors = readColors();
     draw();
   });
-  find("map-mode").addEventListener("change", () => canvas.classList.toggle("moves", find("map-move").checked));
 }

@@ -8,14 +8,16 @@ const WORDS = { label: ["No label", "Other labels"], proposal: ["No prediction",
 
 // `changed()` is called when the images to show, or their colors, have changed.
 export function makeLegend(place, list, changed) {
-  let by = "label", only = null;  // what the colors stand for, and the number of the only choice that is shown
+  let only = null;  // the number of the only choice that is shown
+  // What the colors stand for. Browsers restore it with the page, without a `change` event.
+  const by = () => place.querySelector(":checked").value;
 
-  place.addEventListener("change", (event) => {
-    [by, only] = [event.target.value, null];
+  place.addEventListener("change", () => {
+    only = null;
     changed();
   });
 
-  const columnOf = (points) => (by === "proposal" ? points.proposals : points.labels);
+  const columnOf = (points) => (by() === "proposal" ? points.proposals : points.labels);
   const isShown = (points) => {
     const column = columnOf(points);
     return (n) => only === null || column[n] === only;
@@ -23,12 +25,12 @@ export function makeLegend(place, list, changed) {
 
   // What the canvas shows: a color for each point, and the order in which they are drawn. Labeled ones are on top.
   function paint(points, colors) {
-    const column = columnOf(points), shows = isShown(points), styles = new Uint32Array(points.count);
+    const column = columnOf(points), shows = isShown(points), isDoubt = by() === "doubt", styles = new Uint32Array(points.count);
     const ranks = [[], [], []];
     for (let n = 0; n < points.count; n += 1) {
       const isThere = shows(n);
       styles[n] = !isThere ? colors.faint
-        : by === "doubt" ? (points.proposals[n] ? ofDoubt(colors, points.doubts[n]) : colors.none)
+        : isDoubt ? (points.proposals[n] ? ofDoubt(colors, points.doubts[n]) : colors.none)
         : colors.choices[column[n] - 1] ?? (only ? colors.choices[0] : colors.none);
       ranks[isThere ? 1 + (points.labels[n] > 0) : 0].push(n);
     }
@@ -38,11 +40,12 @@ export function makeLegend(place, list, changed) {
   function draw(points, choices) {
     const counts = new Map();
     for (const value of columnOf(points)) counts.set(value, (counts.get(value) ?? 0) + 1);
-    const rows = by === "doubt" ? [] : [...choices.map((name, n) => [n + 1, name]), [0, WORDS[by][0]], [OTHER, WORDS[by][1]]];
+    const isDoubt = by() === "doubt", [none, others] = WORDS[by()] ?? [];
+    const rows = isDoubt ? [] : [...choices.map((name, n) => [n + 1, name]), [0, none], [OTHER, others]];
     const focused = document.activeElement?.dataset.number;
     list.replaceChildren(...rows.filter(([n]) => counts.get(n)).map(([n, name]) => makeRow(n, name, counts.get(n))));
     list.querySelector(`[data-number="${focused}"]`)?.focus();
-    document.getElementById("map-doubt").hidden = by !== "doubt";
+    document.getElementById("map-doubt").hidden = !isDoubt;
   }
 
   function makeRow(value, name, count) {
