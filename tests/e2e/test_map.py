@@ -112,6 +112,18 @@ def test_map_is_drawn_as_its_switches_say_after_coming_back(browser: Browser, ma
         expect(page.locator("#map-canvas")).to_have_css("cursor", "grab")
 
 
+@pytest.mark.parametrize(("unit", "amount"), [(0, 400), (1, 25), (2, 1)], ids=["pixels", "lines", "pages"])
+def test_wheel_zooms_in_whatever_unit_it_scrolls(browser: Browser, make_site: MakeSite, unit: int, amount: int) -> None:
+    site = make_site(pictures=6)
+    turn = "(canvas, [deltaMode, deltaY]) => canvas.dispatchEvent(new WheelEvent('wheel', {deltaMode, deltaY}))"
+    with opened(browser, url(site)) as page:
+        wait_for_all(page, 6)
+        page.locator("#map-canvas").evaluate(turn, [unit, -amount])
+        zoom_out = page.get_by_role("button", name="Zoom out")
+        zoom_out.click()
+        expect(zoom_out).to_be_enabled()  # one press isn't enough to show the whole map again
+
+
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=6)
     for look, options in LOOKS.items():

@@ -2,6 +2,7 @@
 
 const CLICK = 5;  // pixels that a pointer may move in a click
 const WHEEL = 0.002;  // zoom for each pixel that the wheel scrolls
+const LINE = 16;  // pixels
 
 // `moves()` says whether one finger or the mouse moves the map. `lasso(path)` is called while a line is drawn, and `drawn(path)`
 // at its end; `point(place)` if the pointer is over a place, `point(null)` if it leaves the map, and `tap(place)` on a tap.
@@ -61,7 +62,7 @@ export function followPointer(canvas, camera, { moves, changed, lasso, drawn, po
 
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const pixels = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 * event.deltaY : event.deltaY;
+    const pixels = event.deltaY * [1, LINE, canvas.clientHeight][event.deltaMode];  // Windows can scroll by pages
     camera.zoomAt(place(event), Math.exp(-WHEEL * pixels * (event.ctrlKey ? 5 : 1)));
     changed();
   }, { passive: false });
