@@ -276,6 +276,14 @@ def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
     assert site.labels() == site.truth
 
 
+def test_list_of_keys_is_complete_on_a_touchscreen(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    with opened(browser, site.url, **LOOKS["phone"]) as page:
+        Person(page, site.truth).tasks()
+        assert "Shift + click or arrow" in page.locator(".keys").inner_text()
+        expect(page.locator("#skip kbd")).to_be_hidden()  # the button works without a keyboard
+
+
 def test_key_pressed_twice_labels_one_group(browser: Browser, make_site: MakeSite) -> None:
     site = make_site()
     with opened(browser, site.url) as page:
