@@ -138,10 +138,11 @@ class Media:
         kept: Path | None = None,
         counts: ImageCounts | None = None,
         missed: list[MediaRequest] | None = None,
+        project: str = "",
     ) -> None:
         """`kept` is a folder of images, named by digest, that tasks refer to as `kept:<digest>`.
 
-        Images that can't be read now, but perhaps later, are added to `missed`.
+        Images that can't be read now, but perhaps later, are added to `missed`. `project` is the project's uid.
         """
         self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
         for directory in (self._contents, self._urls):
@@ -151,6 +152,7 @@ class Media:
         self._kept = kept
         self._counts = counts or ImageCounts()
         self._missed = missed
+        self._project = project
         self._pool, self._known = pool, pool.known
 
     def fetch_all(
@@ -283,6 +285,8 @@ class Media:
     def _key(self, request: MediaRequest) -> str:
         base, url = self._label_studio.url if self._label_studio else "", self._in_label_studio(request.url)
         place = "" if url.startswith(("http://", "https://", "//", KEPT)) else base
+        if url.startswith(_CLOUD):  # other projects may have a bucket of that name on other servers or accounts
+            place += f" {self._project}"
         return sha256(f"{place} {url}".encode(errors="backslashreplace")).hexdigest()
 
     def content(self, digest: str) -> Path | None:
@@ -372,6 +376,7 @@ def open_media(
     kept: Path | None = None,
     counts: ImageCounts | None = None,
     missed: list[MediaRequest] | None = None,
+    project: str = "",
 ) -> Media:
     """Media for a project, with the Label Studio that is configured or that `/setup` named; see Media."""
     limits = ImageLimits(
@@ -381,7 +386,7 @@ def open_media(
         settings.limits,
     )
     session, label_studio = connections.images(), connections.label_studio(credentials)
-    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts, missed)
+    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts, missed, project)
 
 
 def media_pool() -> MediaPool:

@@ -61,7 +61,16 @@ class ModelFactory:
         """Opens access to the images of a project's tasks and to its corrected images."""
         kept = corrections_folder(project.folder)
         credentials = self.credentials(project)
-        return open_media(self._settings, self._connections, credentials, self._media_pool, kept, self.images, missed)
+        return open_media(
+            self._settings,
+            self._connections,
+            credentials,
+            self._media_pool,
+            kept,
+            self.images,
+            missed,
+            project.uid,
+        )
 
     def embeddings(self) -> EmbeddingCounts:
         """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""

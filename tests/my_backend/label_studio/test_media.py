@@ -31,7 +31,7 @@ from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import FakeServer, Reply, Seen
 from testing.waiting import eventually
 from tests.broken_disk import failing
-from tests.my_backend.conftest import MakeSettings
+from tests.my_backend.conftest import MakeSettings, Serve
 
 ROOT = Path(__file__).parents[3]
 UPLOAD = "/data/upload/7/a.png"
@@ -609,6 +609,25 @@ def test_same_path_in_two_label_studios_is_two_images(open_media: OpenMedia) -> 
         bodies = [content(open_media(server).fetch(MediaRequest(UPLOAD))) for server in (one, two)]
 
     assert bodies == [PNG + b"1", PNG + b"2"]
+
+
+@pytest.mark.parametrize("url", ["s3://photos/1.png", "gs://photos/1.png", "azure-blob://photos/1.png"])
+def test_buckets_of_the_same_name_in_two_projects_are_two(
+    label_studio: FakeLabelStudio, serve: Serve, url: str
+) -> None:
+    """Azure's URLs name no account, and buckets of two MinIO servers may have the same name."""
+    encoded = base64.urlsafe_b64encode(url.encode()).decode()
+    bodies = {1: PNG + b"1", 2: PNG + b"2"}
+    label_studio.files |= {f"/tasks/{task}/presign/?fileuri={encoded}": body for task, body in bodies.items()}
+    projects = {task: f"{task}.1795181751" for task in bodies}
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        for uid in projects.values():
+            client.setup(uid)
+
+        for task, uid in projects.items():
+            media = client.backend.open_media(client.backend.projects.get(uid))
+            assert content(media.fetch(MediaRequest(url, task))) == bodies[task]
+            assert media.cached(MediaRequest(url, 3)), "another task of the project with the same image"
 
 
 def test_content_that_was_removed_is_fetched_again(open_media: OpenMedia, start: Start) -> None:
