@@ -203,7 +203,7 @@ class Media:
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             outcome = error.reason if isinstance(error, MediaError) else reason_of(error)
-            if self._missed is not None and _may_pass(error, outcome):
+            if self._missed is not None and _may_pass(request.url, error, outcome):
                 self._missed.append(request)
             place = f"task {request.task_id}: " if request.task_id is not None else ""
             said = f"{place}{_short(request.url)}: {explain(error)}{remedy_of(error)}"
@@ -442,8 +442,13 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
         return error
 
 
-def _may_pass(error: BaseException, reason: str) -> bool:
-    """Whether a later attempt may succeed: the image's server is down, or the disk returned an error."""
+def _may_pass(url: str, error: BaseException, reason: str) -> bool:
+    """Whether a later attempt may succeed: the image's server is down, or the disk returned an error.
+
+    Or its cloud storage may be added in Label Studio, or get other credentials.
+    """
+    if url.startswith(_CLOUD) and reason in ("refused", "not_found"):
+        return True
     if reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown):
         return True
     return isinstance(error, OSError) and not isinstance(error, requests.RequestException)

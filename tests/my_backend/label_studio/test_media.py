@@ -490,6 +490,27 @@ def test_images_that_may_be_there_later_are_told_from_others(
     }
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_cloud_image_may_be_there_later_because_storages_are_repaired(
+    label_studio: FakeLabelStudio, pool: MediaPool, tmp_path: Path, start: Start, status: int
+) -> None:
+    """403 if the storage rejects its credentials, 404 from Label Studio if the project has no such storage."""
+    storage = start(lambda seen: Reply(403))
+    url = "s3://bucket/a.png"
+    if status == 403:
+        encoded = base64.urlsafe_b64encode(url.encode()).decode()
+        link = Reply(303, b"", {"Location": storage.url})
+        label_studio.files[f"/tasks/3/presign/?fileuri={encoded}"] = link
+    session = SafeSession([storage.host, label_studio.server.host])
+    client = LabelStudio(label_studio.url, label_studio.pat, session)
+    missed: list[MediaRequest] = []
+    media = Media(tmp_path / "media", session, client, pool, missed=missed)
+
+    assert f"answered {status}" in why_not(media, url)
+
+    assert missed == [MediaRequest(url, 3)]
+
+
 def test_image_is_missed_while_label_studio_gives_no_access_token(pool: MediaPool, tmp_path: Path) -> None:
     missed: list[MediaRequest] = []
     pat = FakeLabelStudio().pat
