@@ -517,11 +517,15 @@ def _explain_status(status: int, url: str) -> str:
         return (
             f"Label Studio answered {status}: it requires a token with access to the project; set LABEL_STUDIO_API_KEY"
         )
-    if url.startswith(_CLOUD):
+    if url.startswith(_CLOUD) and status == 404:
         return (
-            f"Label Studio answered {status}: "
-            "no storage of the project covers it, or the storage's credentials were rejected; "
-            "check the project's Settings → Cloud Storage"
+            "Label Studio answered 404: no storage of the project covers it, or the storage's credentials were "
+            "rejected; check the project's Settings → Cloud Storage"
+        )
+    if url.startswith(_CLOUD):  # it read the file itself, because the storage's links aren't signed
+        return (
+            f"Label Studio answered {status}: it couldn't read the file from the storage, perhaps because the file is "
+            "gone, the storage is down, or it rejected the credentials; see Label Studio's log"
         )
     if status == 404:
         return (
@@ -540,9 +544,18 @@ def _explain_storage(response: requests.Response, url: str, deadline: float) -> 
     except requests.RequestException:
         body = b""
     code = _STORAGE_CODE.search(body)
-    said = f"its server answered {response.status_code}" + (f" ({code[1].decode()})" if code else "")
-    if code and _EXPIRED.search(body):
+    status = response.status_code
+    said = f"its server answered {status}" + (f" ({code[1].decode()})" if code else "")
+    is_expired, is_signed_on_demand = bool(code and _EXPIRED.search(body)), url.startswith(_CLOUD)
+    if is_expired and is_signed_on_demand:
+        said += (
+            " because the link or the storage's session token has expired; check the clock of Label Studio's machine, "
+            "and the credentials in the project's Settings → Cloud Storage"
+        )
+    elif is_expired:
         said += " because its link has expired; reimport the task with a new link, or add the storage to the project"
-    if url.startswith(_CLOUD):
+    elif is_signed_on_demand and status == 404:
+        said += "; check that the file is still in the storage"
+    elif is_signed_on_demand and status < 500:
         said += "; check the credentials in the project's Settings → Cloud Storage"
     return said

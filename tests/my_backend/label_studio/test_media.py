@@ -410,7 +410,22 @@ def test_refusal_of_another_server_is_not_label_studios(
     assert "its server answered 403" in why_not(open_media(label_studio, server.host), server.url)
 
 
-EXPIRED = "its link has expired"
+@pytest.mark.parametrize(("status", "said"), [(404, "no storage of the project covers it"), (424, "the file is gone")])
+def test_cloud_image_that_label_studio_cannot_give_says_why(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, status: int, said: str
+) -> None:
+    """Label Studio answers 424 if it should read the file itself and can't, whatever the reason."""
+    url = "s3://bucket/a.png"
+    encoded = base64.urlsafe_b64encode(url.encode()).decode()
+    label_studio.files[f"/tasks/3/presign/?fileuri={encoded}"] = Reply(status)
+
+    problem = why_not(open_media(label_studio), url)
+
+    assert f"Label Studio answered {status}: " in problem
+    assert said in problem
+
+
+EXPIRED = "its link has expired; reimport"
 S3 = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message>{}</Error>'
 SECRETS = "<AWSAccessKeyId>secret</AWSAccessKeyId><StringToSign>secret</StringToSign><Token-0>secret</Token-0>"
 
@@ -458,8 +473,10 @@ def test_storages_error_has_its_code_and_is_not_taken_for_label_studios(
 
     assert said in problem
     assert "its server answered" in problem
-    assert (EXPIRED in problem) is expired
-    assert ("Cloud Storage" in problem) is signed_by_label_studio
+    assert ("has expired" in problem) is expired
+    assert (EXPIRED in problem) is (expired and not signed_by_label_studio)
+    assert ("Cloud Storage" in problem) is (signed_by_label_studio and status not in (404, 503))
+    assert ("still in the storage" in problem) is (signed_by_label_studio and status == 404)
     assert "secret" not in problem
 
 
