@@ -76,7 +76,9 @@ class Settings(BaseSettings, FetchSettings):
         "", description="name of the Choices or Taxonomy tag to train on if a labeling config has several"
     )
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
-        86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
+        86_400.0,
+        description="how long a fetched image is reused, in seconds, or longer if its server is down; uploads are "
+        "reused without a limit",
     )
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10,

@@ -68,7 +68,7 @@ _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 class ImageLimits:
     """Limits for one image: its size, the seconds to fetch it including redirects, and those in `http`.
 
-    A URL's content is assumed unchanged for `trust_seconds`; uploads never change.
+    A URL's content is assumed unchanged for `trust_seconds`, or longer if its server is down; uploads never change.
     """
 
     max_bytes: int = 100_000_000
@@ -203,6 +203,8 @@ class Media:
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             outcome = error.reason if isinstance(error, MediaError) else reason_of(error)
+            if _is_outage(error, outcome) and (stored := self._stored(request)):
+                return stored[0]
             if self._missed is not None and _may_pass(request.url, error, outcome):
                 self._missed.append(request)
             place = f"task {request.task_id}: " if request.task_id is not None else ""
@@ -315,19 +317,25 @@ class Media:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def cached(self, request: MediaRequest) -> MediaFile | None:
-        """The image if it is in the cache; makes no request."""
-        key = self._key(request)
-        noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
-        if noted is None:
-            return None
-        digest, fetched = noted
-        path = self._contents / digest
-        fresh = "/data/upload/" in request.url or time.time() - fetched < self._limits.trust_seconds
-        if not fresh or not _size(path):
+        """The image if it is in the cache and not too old; makes no request."""
+        key, stored = self._key(request), self._stored(request)
+        if stored is None:
             self._known.pop(key, None)
             return None
-        self._known[key] = (digest, fetched)
-        return MediaFile(path, digest)
+        file, fetched = stored
+        if "/data/upload/" not in request.url and time.time() - fetched >= self._limits.trust_seconds:
+            self._known.pop(key, None)
+            return None
+        self._known[key] = (file.digest, fetched)
+        return file
+
+    def _stored(self, request: MediaRequest) -> tuple[MediaFile, float] | None:
+        """The image in the cache, however old, and when it was fetched (seconds since 1970)."""
+        key = self._key(request)
+        noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
+        if noted is None or not _size(self._contents / noted[0]):
+            return None
+        return MediaFile(self._contents / noted[0], noted[0]), noted[1]
 
     def _store(self, request: MediaRequest, body: bytes) -> MediaFile:
         digest = sha256(body).hexdigest()
@@ -442,14 +450,17 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
         return error
 
 
-def _may_pass(url: str, error: BaseException, reason: str) -> bool:
-    """Whether a later attempt may succeed: the image's server is down, or the disk returned an error.
+def _is_outage(error: BaseException, reason: str) -> bool:
+    """Whether the image's server, or Label Studio, is down or too slow."""
+    return reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown)
 
-    Or its cloud storage may be added in Label Studio, or get other credentials.
+
+def _may_pass(url: str, error: BaseException, reason: str) -> bool:
+    """Whether a later attempt may succeed: after an outage, or if the disk returned an error.
+
+    Or the image's cloud storage may be added in Label Studio, or get other credentials.
     """
-    if url.startswith(_CLOUD) and reason in ("refused", "not_found"):
-        return True
-    if reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown):
+    if _is_outage(error, reason) or (url.startswith(_CLOUD) and reason in ("refused", "not_found")):
         return True
     return isinstance(error, OSError) and not isinstance(error, requests.RequestException)
 

@@ -630,6 +630,24 @@ def test_image_is_requested_again_after_its_trust_ends_unless_uploaded(
     assert content(media.fetch(MediaRequest(server.url + path))) == (PNG + b"changed" if again else PNG)
 
 
+@pytest.mark.parametrize(("status", "used"), [(503, True), (404, False), (403, False)])
+def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down(
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, status: int, used: bool
+) -> None:
+    """Otherwise a version trained during an outage would know few of the labels."""
+    replies = iter([Reply(200, PNG), Reply(status), Reply(200, PNG + b"changed")])
+    server = start(lambda seen: next(replies))
+    media, request = open_media(None, server.host, limits=ImageLimits(trust_seconds=60)), MediaRequest(server.url)
+    first = media.fetch(request)
+    later = time.time() + 61
+    monkeypatch.setattr("my_backend.label_studio.media.time.time", lambda: later)
+
+    (found,) = media.fetch_all([request])
+
+    assert found == first if used else isinstance(found, MediaError)
+    assert content(media.fetch(request)) == PNG + b"changed", "requested again"
+
+
 def test_same_image_at_two_urls_is_stored_once(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
     server = start()
     media = open_media(None, server.host)
