@@ -35,6 +35,9 @@ def kind_of(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "invalid URLs"
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if parts.netloc and parts.scheme not in ("http", "https", ""):  # a bucket, whose keys may contain anything
+        return place
     for mark, name in (
         ("/data/upload/", "uploads"),
         ("/data/local-files/", "local files"),
@@ -42,9 +45,7 @@ def kind_of(url: str) -> str:
     ):
         if mark in parts.path:
             return name
-    if parts.scheme in ("http", "https"):
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return f"{parts.scheme}://" if parts.scheme else "paths without a host"
+    return place if parts.scheme else "paths without a host"
 
 
 def fetch_samples(
