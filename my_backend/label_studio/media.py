@@ -177,8 +177,19 @@ class Media:
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         wait_for(futures.values(), timeout=left)
         for request, future in futures.items():
-            results[request] = _outcome(future, request)
+            results[request] = self._outcome(future, request)
         return [results[request] for request in requests]
+
+    def _outcome(self, future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
+        if not future.done():
+            future.cancel()
+            if stored := self._stored(request):
+                return stored[0]
+            return MediaError(f"{_short(request.url)}: fetching it took too long", "too_late")
+        try:
+            return future.result()
+        except MediaError as error:
+            return error
 
     def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
         """Fetches one image, or raises MediaError with the task, the URL without its secrets, and a fix."""
@@ -440,19 +451,9 @@ def _wait_until_fewer(most: int, futures: Iterable[Future[MediaFile]]) -> None:
         wait_for(left, return_when=FIRST_COMPLETED)
 
 
-def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
-    if not future.done():
-        future.cancel()
-        return MediaError(f"{_short(request.url)}: fetching it took too long", "too_late")
-    try:
-        return future.result()
-    except MediaError as error:
-        return error
-
-
 def _is_outage(error: BaseException, reason: str) -> bool:
     """Whether the image's server, or Label Studio, is down or too slow."""
-    return reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown)
+    return reason in ("unreachable", "timeout", "too_late", "server_error") or isinstance(error, LabelStudioDown)
 
 
 def _may_pass(url: str, error: BaseException, reason: str) -> bool:

@@ -648,6 +648,23 @@ def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down
     assert content(media.fetch(request)) == PNG + b"changed", "requested again"
 
 
+def test_stored_images_are_used_at_the_deadline_although_their_trust_has_ended(
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that doesn't answer: some requests are in progress then, and the others wait for a thread."""
+    silent = threading.Event()
+    server = start(lambda seen: Reply(parts=[b"x"], pause=60) if silent.is_set() else Reply(200, PNG))
+    media = open_media(None, server.host, limits=ImageLimits(trust_seconds=60))
+    requests = [MediaRequest(f"{server.url}/{n}.png") for n in range(2 * PARALLEL)]
+    stored = media.fetch_all(requests)
+    later = time.time() + 61
+    monkeypatch.setattr("my_backend.label_studio.media.time.time", lambda: later)
+    silent.set()
+
+    assert media.fetch_all(requests, time.monotonic() + 0.3) == stored
+    assert media.fetch_all(requests, time.monotonic()) == stored
+
+
 def test_same_image_at_two_urls_is_stored_once(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
     server = start()
     media = open_media(None, server.host)
