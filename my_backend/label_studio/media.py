@@ -334,7 +334,8 @@ class Media:
             self._known.pop(key, None)
             return None
         file, fetched = stored
-        if "/data/upload/" not in request.url and time.time() - fetched >= self._limits.trust_seconds:
+        is_upload = "/data/upload/" in request.url and not request.url.startswith(_CLOUD)
+        if not is_upload and time.time() - fetched >= self._limits.trust_seconds:
             self._known.pop(key, None)
             return None
         self._known[key] = (file.digest, fetched)

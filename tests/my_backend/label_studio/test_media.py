@@ -630,6 +630,19 @@ def test_image_is_requested_again_after_its_trust_ends_unless_uploaded(
     assert content(media.fetch(MediaRequest(server.url + path))) == (PNG + b"changed" if again else PNG)
 
 
+def test_cloud_image_is_requested_again_although_its_key_looks_like_an_upload(
+    label_studio: FakeLabelStudio, open_media: OpenMedia
+) -> None:
+    url = "s3://bucket/data/upload/a.png"
+    asked = f"/tasks/3/presign/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+    label_studio.files[asked] = PNG
+    media = open_media(label_studio, limits=ImageLimits(trust_seconds=0))
+    media.fetch(MediaRequest(url, 3))
+    label_studio.files[asked] = PNG + b"changed"
+
+    assert content(media.fetch(MediaRequest(url, 3))) == PNG + b"changed"
+
+
 @pytest.mark.parametrize(("status", "used"), [(503, True), (404, False), (403, False)])
 def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down(
     open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, status: int, used: bool
