@@ -149,11 +149,14 @@ class TrainingJob:
         progress: Callable[[Json], None] = running.progress
         if not is_new and before.updated and before.updated == project.versions.live_name():
             is_new, progress = True, self._giving_way(running, changed)
-        result = (
-            self._train(running, project, tasks, before, learned, summaries, progress) if is_new else {"versions": []}
-        )
+        missed: list[MediaRequest] = []
+        result: Json = {"versions": []}
+        if is_new:
+            result = self._train(running, project, tasks, before, learned, summaries, missed, progress)
         if not result["versions"]:
             same = replace(learned, given=before.given, made=before.made, updated=before.updated)
+            if missed:  # perhaps nothing looked new only because of them
+                same = same.without(missed)
             self._note_without_a_version(job.project, before, same)
         changes.learned(changed)
         return result
@@ -214,14 +217,15 @@ class TrainingJob:
         before: Learned,
         learned: Learned,
         summaries: Sequence[PageSummary],
+        missed: list[MediaRequest],
         progress: Callable[[Json], None],
     ) -> Json:
+        """Trains and publishes versions; adds images that can't be read now, but perhaps later, to `missed`."""
         folder, versions = project.folder, project.versions
         workdir = self._store.make_workdir(running.job)
         published: list[str] = []
         outputs: list[Json] = []
         stored: list[Json] = []  # the same, as JSON values
-        missed: list[MediaRequest] = []
         noted = before
         history = HistoryOfTasks(tag := project.config.image_choices)
         if tag:

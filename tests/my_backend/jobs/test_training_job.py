@@ -768,6 +768,20 @@ def test_repeated_training_that_was_given_the_same_makes_no_version(connected: C
     assert connected.ended(start(connected)).result["versions"]
 
 
+def test_repeated_training_that_made_no_version_notes_images_it_could_not_read(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    """Perhaps it was given the same only because the images of the new labels couldn't be read."""
+    label_studio.files["/a.png"] = Reply(503)
+    script.set(given="the same")
+    connected.ended(start(connected))
+    script.set(given="the same", fetch_images=True)
+
+    assert connected.ended(start(connected)).result["versions"] == []
+
+    assert noted(connected).missed == [("/a.png", 1)]
+
+
 def test_class_that_does_not_say_what_it_was_given_is_trained_again(connected: Client) -> None:
     assert connected.ended(start(connected)).result["versions"]
     assert connected.ended(start(connected)).result["versions"]
