@@ -183,7 +183,7 @@ class Media:
     def _outcome(self, future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
         if not future.done():
             future.cancel()
-            if stored := self._stored(request):
+            if stored := self._stored(self._key(request)):
                 return stored[0]
             return MediaError(f"{_short(request.url)}: fetching it took too long", "too_late")
         try:
@@ -214,7 +214,7 @@ class Media:
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             outcome = error.reason if isinstance(error, MediaError) else reason_of(error)
-            if _is_outage(error, outcome) and (stored := self._stored(request)):
+            if _is_outage(error, outcome) and (stored := self._stored(self._key(request))):
                 return stored[0]
             if self._missed is not None and _may_pass(request.url, error, outcome):
                 self._missed.append(request)
@@ -329,7 +329,8 @@ class Media:
 
     def cached(self, request: MediaRequest) -> MediaFile | None:
         """The image if it is in the cache and not too old; makes no request."""
-        key, stored = self._key(request), self._stored(request)
+        key = self._key(request)
+        stored = self._stored(key)
         if stored is None:
             self._known.pop(key, None)
             return None
@@ -341,9 +342,8 @@ class Media:
         self._known[key] = (file.digest, fetched)
         return file
 
-    def _stored(self, request: MediaRequest) -> tuple[MediaFile, float] | None:
+    def _stored(self, key: str) -> tuple[MediaFile, float] | None:
         """The image in the cache, however old, and when it was fetched (seconds since 1970)."""
-        key = self._key(request)
         noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
         if noted is None or not _size(self._contents / noted[0]):
             return None
