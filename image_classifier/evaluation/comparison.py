@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.evaluation.metrics import hits, vote_weights
+from image_classifier.evaluation.metrics import brier_scores, hits, vote_weights
 from image_classifier.nets.classifier import Classifier
 
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
@@ -105,8 +104,4 @@ def _right_and_far(lane: InferenceLane, classifier: Classifier, samples: Sequenc
     head = classifier.evaluation_head
     logits = head(torch.from_numpy(np.stack(vectors)))
     targets = targets_of([sample.label for sample in samples], classifier.classes)
-    if head.multiple:
-        far = (logits.sigmoid() - targets).square().sum(1)
-    else:
-        far = (logits.softmax(1) - one_hot(targets, len(classifier.classes))).square().sum(1)
-    return hits(logits, targets, head.thresholds).float(), far
+    return hits(logits, targets, head.thresholds).float(), brier_scores(logits, targets)

@@ -15,6 +15,7 @@ Z95 = 1.959964  # standard deviations of a normal distribution that hold 95% of 
 # If several classes may be right, each that is more likely than not is answered: thresholds that are fitted to a few
 # images are worse on others, and flatter the figures.
 THRESHOLD = 0.5
+USUAL = 3.0  # how much it counts if a temperature is unlike the usual one: as a Brier score for its squared logarithm
 
 
 @dataclass(frozen=True)
@@ -169,36 +170,43 @@ def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> tuple[
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = (), usual: float | None = None) -> float:
-    """The temperature, from 0.05 to 20, under which the logits of held-out images are most likely.
+    """The temperature, from 0.05 to 20, with the best Brier score on held-out images.
 
     As if one more image had been evaluated, and been wrong: a few images that are all right must not give certainty.
     Images with the same of `votes` [n] count as one. The fewer images there are, the closer the temperature is to the
-    `usual` one, if that is given: its logarithm is expected within about 1 of the usual one's.
+    `usual` one, if that is given.
     """
     weights = vote_weights(votes) if votes else torch.ones(len(targets))
     doubt = 1 / (float(weights.sum()) + 1)
     temperatures = torch.logspace(-1.301, 1.301, 105)
-    losses = torch.stack([_losses(logits / t, targets, doubt) @ weights for t in temperatures])
+    scores = torch.stack([brier_scores(logits / each, targets, doubt) @ weights for each in temperatures])
     if usual is not None:
-        losses += (temperatures / usual).log().square() / 2
-    return float(temperatures[losses.argmin()])
+        scores += USUAL * (temperatures / usual).log().square()
+    return float(temperatures[scores.argmin()])
 
 
 def brier_score(logits: Tensor, targets: Tensor, votes: Sequence[str]) -> float:
-    """How far probabilities are from the labels, 0 to 2: the sum of squared differences, one vote for each group."""
-    far = (logits.softmax(1) - one_hot(targets, logits.shape[1])).square().sum(1)
+    """The mean of `brier_scores`, one vote for each group of near-duplicates."""
     weights = vote_weights(votes)
-    return float((weights * far).sum() / weights.sum())
+    return float(brier_scores(logits, targets) @ weights / weights.sum())
+
+
+def brier_scores(logits: Tensor, targets: Tensor, doubt: float = 0.0) -> Tensor:
+    """How far probabilities are from the labels: the sum of squared differences over the classes of each image [n].
+
+    The targets are class indices [n], or 0 and 1 [n, classes]. `doubt` is the share of each that is spread over all
+    answers (label smoothing).
+    """
+    if targets.is_floating_point():
+        probabilities, wanted, answers = logits.sigmoid(), targets, 2
+    else:
+        answers = logits.shape[1]
+        probabilities, wanted = logits.softmax(1), one_hot(targets, answers)
+    return (probabilities - wanted * (1 - doubt) - doubt / answers).square().sum(1)
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for class indices [n]; binary cross-entropy, summed over the classes, for 0 and 1 [n, classes]."""
-    return _losses(logits, targets).mean()
-
-
-def _losses(logits: Tensor, targets: Tensor, doubt: float = 0.0) -> Tensor:
-    """The loss of each image [n]. `doubt` is the share of its target spread over all classes (label smoothing)."""
     if targets.is_floating_point():
-        smooth = targets * (1 - doubt) + doubt / 2
-        return binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(1)
-    return cross_entropy(logits, targets, label_smoothing=doubt, reduction="none")
+        return binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()
+    return cross_entropy(logits, targets)

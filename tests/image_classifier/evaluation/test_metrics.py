@@ -223,11 +223,22 @@ def test_the_usual_temperature_counts_less_the_more_images_there_are() -> None:
     honest = 2 * torch.randn(2000, 4, generator=generator)
     targets = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
 
-    found = [fit_temperature(honest[:count], targets[:count], usual=5.0) for count in (0, 10, 2000)]
+    found = [fit_temperature(honest[:count], targets[:count], usual=5.0) for count in (0, 10, 100, 2000)]
 
     assert found[0] == pytest.approx(5, rel=0.05)
-    assert found[0] > 1.2 * found[1] > 1.2 * found[2]
-    assert found[2] == pytest.approx(1, rel=0.1)
+    assert found[1] > 0.75 * found[0], "ten images say little"
+    assert found[1] > 1.2 * found[2] > 1.2 * found[3]
+    assert found[3] == pytest.approx(1, rel=0.1)
+
+
+def test_wrong_labels_hardly_change_the_temperature() -> None:
+    """The likelihood would let a few of them decide, since the model is sure that they are wrong."""
+    generator = torch.Generator().manual_seed(3)
+    honest = 4 * torch.randn(2000, 4, generator=generator)
+    targets = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+    right = fit_temperature(honest, targets)
+    targets[:100] = (targets[:100] + 1) % 4
+    assert right <= fit_temperature(honest, targets) < 1.25 * right
 
 
 def test_the_temperature_of_several_makes_the_labels_likelier_too() -> None:
