@@ -144,8 +144,8 @@ def is_split(samples: Sequence[Sample]) -> bool:
     return any(sample.part for sample in samples)
 
 
-def folds(samples: Sequence[Sample]) -> list[int]:
-    """Each sample's fold, of five for cross-validation: random, but given by the content; near-duplicates share one.
+def folds(samples: Sequence[Sample], count: int = FOLDS) -> list[int]:
+    """Each sample's fold for cross-validation: random, but given by the content; near-duplicates share one.
 
     Classes aren't spread evenly over the folds: heads would then have learned more images of an image's class than of a
     new image's, and look too good while there are few labels. A version's folds are nearly those of the one before.
@@ -153,7 +153,7 @@ def folds(samples: Sequence[Sample]) -> list[int]:
     looked_at = {sample.vote for sample in samples if sample.evaluates}
     others = {sample.vote for sample in samples} - looked_at  # so that these don't change the folds
     fold_of = {
-        vote: place * FOLDS // len(votes) for votes in (looked_at, others) for place, vote in enumerate(sorted(votes))
+        vote: place * count // len(votes) for votes in (looked_at, others) for place, vote in enumerate(sorted(votes))
     }
     return [fold_of[sample.vote] for sample in samples]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import FOLDS, Sample, folds
+from image_classifier.data.dataset import Sample, folds
 from image_classifier.nets.classifier import Head
 from image_classifier.progress import ignore
 from image_classifier.training.head import train_heads
@@ -16,10 +16,10 @@ def splits(fold_of: Tensor, usable: Tensor) -> list[tuple[Tensor, Tensor]]:
     """For each fold, which images are in it, and on which of the others its head is trained; both are masks [n].
 
     `fold_of` [n] has the number of each image's fold, and `usable` [n] says on which images heads may be trained. Folds
-    without images are left out, and those outside of which no image is usable.
+    outside of which no image is usable are left out.
     """
-    found = [(inside, usable & ~inside) for inside in (fold_of == fold for fold in range(FOLDS))]
-    return [(inside, trained_on) for inside, trained_on in found if inside.any() and trained_on.any()]
+    found = [(inside, usable & ~inside) for inside in (fold_of == fold for fold in sorted(set(fold_of.tolist())))]
+    return [(inside, trained_on) for inside, trained_on in found if trained_on.any()]
 
 
 def train_fold_heads(

@@ -28,17 +28,18 @@ def forecast_accuracy(
     folds: Tensor,
     right: Tensor,
     votes: Sequence[str],
+    share: float,
     thresholds: Sequence[float] = (),
     scales: Tensor | None = None,
     drawn: Tensor | None = None,
 ) -> Forecast | None:
     """The forecast from cross-validation; None if there are too few votes.
 
-    `embeddings` [n, size] and `targets` are those of the images that the metrics come from, `folds` [n] their folds,
-    `right` [n] whether a head that learned the other four folds classifies them correctly, and `votes` [n] names that
-    near-duplicates share; `scales` is as for `train_head`. If some images are `drawn` [n] at random, only these have a
-    vote. Trains four heads on a fifth or two fifths of the labels, which costs a fraction of training the
-    seven heads that a version needs.
+    `embeddings` [n, size] and `targets` are those of the images that the metrics come from, `folds` [n] their five
+    folds, `right` [n] whether heads that learned a `share` (0 to 1) of the labels, without the image, classify it
+    correctly, and `votes` [n] names that near-duplicates share; `scales` is as for `train_head`. If some images are
+    `drawn` [n] at random, only these have a vote. Trains four heads on a fifth or two fifths of the labels, which costs
+    a fraction of training the heads that a version needs.
     """
     judges = torch.ones(len(targets), dtype=torch.bool) if drawn is None else drawn
     names, vote_of = np.unique(list(compress(votes, judges.tolist())), return_inverse=True)
@@ -55,6 +56,6 @@ def forecast_accuracy(
     np.add.at(of_votes, vote_of, of_images)
     of_votes /= np.bincount(vote_of)[:, None]
     labels = len(targets)
-    sizes = [labels * share / FOLDS for share in (1, 2, FOLDS - 1)]
+    sizes = [labels / FOLDS, labels * 2 / FOLDS, labels * share]
     found = forecast(of_votes, sizes, labels, sorted({*FURTHER, labels}))
     return replace(found, random_sample=drawn is not None) if found else None

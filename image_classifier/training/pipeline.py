@@ -55,6 +55,9 @@ MIN_CLASSES = 2
 MEASURABLE_SHARE = 0.5
 UNTEMPERED = 100  # labels with which a head usually needs no temperature
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
+# Cross-validation divides fewer images than this into ten folds: a head that learns nine tenths of few labels is closer
+# to the served head than one that learns four fifths. With more, both are close to it, and ten heads take too long.
+FEWEST_IN_FIVE_FOLDS = 1000
 FORECAST_AGAIN = 1.2  # times as many labels as at the last forecast
 AT_ONCE = 256  # images that are embedded between two reports
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
@@ -146,6 +149,15 @@ class _Labeled:
         """Which labels a person has looked at [n]. The others come from a model, which had learned from these."""
         return torch.tensor([sample.evaluates for sample in self.samples])
 
+    @property
+    def fold_count(self) -> int:
+        return 10 if int(self.looked_at.sum()) < FEWEST_IN_FIVE_FOLDS else FOLDS
+
+    @property
+    def share(self) -> float:
+        """How much of the labels the heads of cross-validation learn, from 0 to 1."""
+        return 1 - 1 / self.fold_count
+
     def has(self) -> Tensor:
         """Which classes each image has [n, classes]."""
         return self.targets.bool() if self.multiple else one_hot(self.targets, len(self.classes)).bool()
@@ -216,7 +228,7 @@ def learn_head(
         return _with_figures(kept, labeled, evaluation, hyperparameters)
     figures: dict[str, Any] = {"judged_by": evaluation.method}
     if _are_measurable(could_be_right[seen]):
-        figures = _figures(samples, logits, targets, seen, classes, thresholds, evaluation.method, known)
+        figures = _figures(samples, logits, targets, seen, classes, thresholds, evaluation.method, labeled.share, known)
         if evaluation.method == CROSS_VALIDATION:
             right = hits(evaluation.logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
@@ -227,9 +239,10 @@ def learn_head(
                 targets[seen],
                 len(classes),
                 hyperparameters,
-                _folds(samples)[seen],
+                torch.tensor(folds(samples))[seen],
                 right,
                 _votes(samples, seen),
+                labeled.share,
                 thresholds,
                 scales,
                 None if drawn is None else drawn[seen],
@@ -254,7 +267,7 @@ def _train_all(
     out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
     looked_at = labeled.looked_at
     teaching = looked_at if (looked_at & ~out).any() else everything
-    by_fold = splits(_folds(samples), teaching)
+    by_fold = splits(torch.tensor(folds(samples, labeled.fold_count)), teaching)
     parts = [part.nonzero().flatten() for part in (everything, teaching & ~out, *(others for _, others in by_fold))]
     # The served head learns more than the others if some labels haven't been looked at: then it has its own batches.
     together = [parts] if teaching.all() else [parts[:1], parts[1:]]
@@ -280,10 +293,6 @@ def _evaluated(labeled: _Labeled, heads: _Heads, backbone: Backbone) -> _Evaluat
         method, seen = "held-out images", out
         logits[out], known[out] = heads.judged(embeddings[out]), known_to_judged
     return _Evaluation(method, seen & labeled.looked_at, logits, known)
-
-
-def _folds(samples: Sequence[Sample]) -> Tensor:
-    return torch.tensor(folds(samples))
 
 
 def _calibrated_guess(guess: Classifier, labeled: _Labeled, evaluation: _Evaluation) -> Classifier | None:
@@ -312,7 +321,7 @@ def _with_figures(
     labels = [sample.label for sample in samples]
     classes = with_others(guess.classes, [str(label) for label in labels])
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
-    figures = _figures(samples, logits, targets, evaluation.seen, classes, (), evaluation.method, share=1)
+    figures = _figures(samples, logits, targets, evaluation.seen, classes, (), evaluation.method, 1)
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     mistakes = _mistakes(samples, embeddings, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
@@ -371,8 +380,8 @@ def _figures(
     classes: Sequence[str],
     thresholds: Sequence[float],
     method: str,
+    share: float,
     known: Tensor | None = None,
-    share: float = (FOLDS - 1) / FOLDS,
 ) -> dict[str, Any]:
     """The figures of calibrated logits [n, classes] on the images `seen` [n].
 

@@ -21,19 +21,22 @@ def clusters(images: int, classes: int) -> tuple[Tensor, Tensor]:
     return 4 * torch.eye(classes, 8)[targets] + torch.randn(images, 8, generator=generator), targets
 
 
-def found(images: int, classes: int, *, votes: list[str] | None = None, right: float = 1.0) -> Forecast | None:
+def found(
+    images: int, classes: int, *, votes: list[str] | None = None, right: float = 1.0, share: float = 0.8
+) -> Forecast | None:
     embeddings, targets = clusters(images, classes)
     folds = torch.arange(images) // classes % 5
     names = [str(row) for row in range(images)] if votes is None else votes
-    return forecast_accuracy(embeddings, targets, classes, QUICK, folds, torch.arange(images) < right * images, names)
+    correct = torch.arange(images) < right * images
+    return forecast_accuracy(embeddings, targets, classes, QUICK, folds, correct, names, share)
 
 
-@pytest.mark.parametrize(("images", "classes"), [(40, 2), (100, 5), (300, 3)])
-def test_curve_is_of_a_fifth_two_and_four_fifths(images: int, classes: int) -> None:
-    forecast = found(images, classes, right=0.75)
+@pytest.mark.parametrize(("images", "classes", "share"), [(40, 2, 0.9), (100, 5, 0.9), (300, 3, 0.8)])
+def test_curve_is_of_a_fifth_two_and_the_share_of_cross_validation(images: int, classes: int, share: float) -> None:
+    forecast = found(images, classes, right=0.75, share=share)
 
     assert forecast is not None
-    assert [point.labels for point in forecast.curve] == [images / 5, 2 * images / 5, 4 * images / 5]
+    assert [point.labels for point in forecast.curve] == [images / 5, 2 * images / 5, share * images]
     assert forecast.curve[-1].accuracy == 0.75
     assert forecast.curve[1].accuracy > 1 / classes
     assert [one.more for one in forecast.expected] == sorted({100, 200, images})
@@ -45,7 +48,7 @@ def test_heads_never_learn_the_images_they_are_evaluated_on() -> None:
     embeddings = torch.randn(400, 600, generator=torch.Generator().manual_seed(4))
     folds, votes = torch.arange(400) % 5, [str(row) for row in range(400)]
 
-    forecast = forecast_accuracy(embeddings, labels, 4, Hyperparameters(), folds, labels == 0, votes)
+    forecast = forecast_accuracy(embeddings, labels, 4, Hyperparameters(), folds, labels == 0, votes, 0.8)
 
     assert forecast is not None
     assert all(point.accuracy < 0.33 for point in forecast.curve[:2])
@@ -64,12 +67,15 @@ def test_only_images_that_are_drawn_at_random_have_a_vote() -> None:
     folds, votes = torch.arange(200) // 2 % 5, [str(row) for row in range(200)]
     right, drawn = torch.arange(200) < 100, torch.arange(200) >= 60
 
-    of_sample = forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, drawn=drawn)
+    of_sample = forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, 0.8, drawn=drawn)
 
     assert of_sample is not None
     assert (of_sample.labels, of_sample.random_sample) == (200, True)
     assert of_sample.curve[-1].accuracy == pytest.approx(40 / 140)
-    assert forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, drawn=torch.arange(200) >= 165) is None
+    assert (
+        forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, 0.8, drawn=torch.arange(200) >= 165)
+        is None
+    )
 
 
 def test_too_few_votes_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +89,7 @@ def test_class_that_a_part_lacks_is_wrong_there() -> None:
     targets[(folds == 4).nonzero()[0]] = 2  # one image, in a fold that no part learns
 
     forecast = forecast_accuracy(
-        embeddings, targets, 3, QUICK, folds, torch.ones(100, dtype=torch.bool), [str(row) for row in range(100)]
+        embeddings, targets, 3, QUICK, folds, torch.ones(100, dtype=torch.bool), [str(row) for row in range(100)], 0.8
     )
 
     assert forecast is not None

@@ -12,7 +12,10 @@ from PIL import Image
 from image_classifier.data.dataset import Label, Sample, held_out, may_be_held_out
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, load_backbone
+from image_classifier.evaluation.forecast import grown
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
+from image_classifier.training import pipeline
+from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import (
     Embedded,
@@ -102,7 +105,7 @@ def test_forecast_comes_with_cross_validation_only(
 
     found = forecast(backbone, samples)
     assert found is not None
-    assert [point["labels"] for point in found["curve"]] == [18, 36, 72]
+    assert [point["labels"] for point in found["curve"]] == [18, 36, 81]
     assert [one["more"] for one in found["expected"]] == [90, 100, 200]
     assert forecast(backbone, samples[:30]) is None, "too few labels"
     assert forecast(replace(backbone, origin=FINE_TUNED), samples) is None
@@ -492,6 +495,28 @@ def test_accuracy_is_a_little_above_that_of_heads_with_fewer_labels(backbone: Ba
     found = figures_of(backbone, around("abc" * 30, noise=3.0))
     right = sum(found["confusion"][number][number] for number in range(3)) / 90
     assert right + 0.01 < found["accuracy"] < right + 0.03
+
+
+@pytest.mark.parametrize(("fewest", "heads", "learned"), [(91, 10, 81), (90, 5, 72)])
+def test_few_images_are_divided_into_more_folds(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fewest: int, heads: int, learned: int
+) -> None:
+    """So that the heads that evaluate them have learned almost as many labels as the served head."""
+    parts: list[int] = []
+
+    def counted(*arguments: Any, **others: Any) -> list[Head]:
+        parts.extend(len(part) for part in arguments[5])
+        return train_heads(*arguments, **others)
+
+    monkeypatch.setattr(pipeline, "train_heads", counted)
+    monkeypatch.setattr(pipeline, "FEWEST_IN_FIVE_FOLDS", fewest)
+
+    found = figures_of(backbone, around("abc" * 30, noise=3.0))
+
+    assert parts[2:] == [learned] * heads
+    assert found["forecast"]["curve"][-1]["labels"] == learned
+    right = sum(found["confusion"][number][number] for number in range(3)) / 90
+    assert found["accuracy"] == pytest.approx(grown(right, learned / 90), abs=1e-3)
 
 
 # --- mistakes ---------------------------------------------------------------
