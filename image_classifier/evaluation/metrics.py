@@ -15,7 +15,8 @@ Z95 = 1.959964  # standard deviations of a normal distribution that hold 95% of 
 # If several classes may be right, each that is more likely than not is answered: thresholds that are fitted to a few
 # images are worse on others, and flatter the figures.
 THRESHOLD = 0.5
-USUAL = 3.0  # how much it counts if a temperature is unlike the usual one: as a Brier score for its squared logarithm
+# How much it counts, for its squared logarithm, if a temperature is unlike the usual one: a few images must not decide.
+UNUSUAL = 3.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = (), 
     temperatures = torch.logspace(-1.301, 1.301, 105)
     scores = torch.stack([brier_scores(logits / each, targets, doubt) @ weights for each in temperatures])
     if usual is not None:
-        scores += USUAL * (temperatures / usual).log().square()
+        scores += UNUSUAL * (temperatures / usual).log().square()
     return float(temperatures[scores.argmin()])
 
 
