@@ -9,16 +9,30 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from image_classifier.evaluation.metrics import (
     brier_score,
+    brier_scores,
     evaluate,
     fit_temperature,
     hits,
     loss_of,
     predicted_targets,
 )
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the size in bytes of the largest tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self.largest = max(self.largest, found.nbytes)
+        return found
 
 
 def guesses(seed: int, images: int, classes: int, sharpness: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -131,6 +145,22 @@ def test_near_duplicates_have_one_vote_in_the_temperature() -> None:
     often = logits.repeat_interleave(times, 0), targets.repeat_interleave(times)
 
     assert fit_temperature(*often, votes) == fit_temperature(logits, targets) > 1.5 * fit_temperature(*often)
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.1])
+def test_brier_scores_are_the_squared_differences_without_a_tensor_larger_than_the_logits(doubt: float) -> None:
+    """`fit_temperature` computes them 105 times for all images: a one-hot tensor made that eight times as slow."""
+    logits, targets = guesses(2, 200, 50)
+    wanted = one_hot(targets, 50) * (1 - doubt) + doubt / 50
+    expected = (logits.softmax(1) - wanted).square().sum(1)
+    before = logits.clone()
+
+    with _Sizes() as sizes:
+        found = brier_scores(logits, targets, doubt)
+
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert logits.equal(before)
+    assert sizes.largest == logits.nbytes
 
 
 def test_near_duplicates_have_one_vote_in_the_brier_score() -> None:
