@@ -416,6 +416,43 @@ def test_answer_that_is_lost_while_the_page_is_left_is_asked_for_again(browser: 
     assert site.labels() == {}
 
 
+@pytest.mark.parametrize("is_repeated", [False, True], ids=["page is left", "connection is lost"])
+def test_run_that_was_resumed_is_saved_although_the_answer_was_lost(
+    browser: Browser, backend: Backend, is_repeated: bool
+) -> None:
+    """When the request to resume is sent again, nothing is left to resume."""
+    run = {"run": "1", "action": "write", "status": "failed", "error": "rejected", "written": 0, "undone": 0}
+    run |= {"withdrawn": [], "left_alone": {"deleted": [], "labeled": [], "changed": []}, "changed_at": 1}
+    resumed: list[Route] = []
+
+    def answer(route: Route) -> None:
+        if not route.request.url.endswith("/resume"):
+            route.fulfill(json=run if route.request.method == "GET" else run | {"status": "queued"})
+            return
+        resumed.append(route)
+        if len(resumed) > 1:
+            route.fulfill(status=409, json={"error": "nothing is left to resume"})
+            return
+        run.update(status="finished", error=None, written=2, changed_at=2)
+        if is_repeated:
+            route.abort()
+
+    with opened(browser, backend.url) as page:
+        page.route("**/api/labeling/runs**", answer)
+        page.evaluate(START)
+        wait_for(lambda: page.evaluate("runs.failed().map((run) => run.error)") == ["rejected"], "the failure")
+        page.evaluate("runs.retryAll()")
+        wait_for(lambda: page.evaluate("1") and len(resumed) == 1, "the request to resume")
+        if is_repeated:
+            wait_for(lambda: page.evaluate("runs.failed().length") == 1, "the loss of the answer")
+            page.evaluate("runs.retryAll()")
+        else:
+            page.evaluate("window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+        wait_for(lambda: page.evaluate("runs.saved()") == 2, "the labels")
+        assert page.evaluate("runs.failed()") == []
+        assert len(resumed) == 2
+
+
 def test_token_is_sent_again_if_a_restarted_backend_has_lost_it(browser: Browser, backend: Backend) -> None:
     alone: dict[str, list[int]] = {"deleted": [], "labeled": [], "changed": []}
     run = {

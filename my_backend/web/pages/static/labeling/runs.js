@@ -56,8 +56,11 @@ export function makeRuns(project, kind, token, changed) {
       run.old = !run.id || isOpen(answer) ? null : answer.changed_at;
       Object.assign(run, { id: answer.run, mayExist: false });
       return true;
-    }).catch((error) => {
+    }).catch(async (error) => {
       Object.assign(run, { status: "failed", error: error.message });
+      // Perhaps the server already had the request to resume, only its answer was lost, and the run has ended since.
+      if (run.id && error.status === 409) await look(run);
+      if (run.status === "failed") run.error = error.message;
       // Only a refusal says that the server doesn't have the labels. Otherwise, the answer may have been lost on its way.
       if (!run.id && !(error.status < 500)) run.mayExist = true;
       return false;
