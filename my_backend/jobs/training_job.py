@@ -289,8 +289,9 @@ class TrainingJob:
             publish=publish,
         )
         if output is None and given and not published:
-            log.info("project %s: no new labels since %s", project.uid, before.made)
-            return {"versions": [], "known_to": before.made}
+            unread = len({request.url for request in missed})
+            log.info("project %s: no new labels since %s; unreadable images: %d", project.uid, before.made, unread)
+            return {"versions": [], "known_to": before.made, **({"unread": unread} if unread else {})}
         # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:
             publish(output)

@@ -35,6 +35,7 @@ class TrainingView:
     seconds: float | None  # its duration, once it has ended
     versions: tuple[str, ...]
     known_to: str  # the version that was already trained on the same labels; "" if unknown
+    unread: int  # images that couldn't be read, so perhaps there are new labels after all
     curves: dict[str, Points]  # loss and accuracy of the phase's epochs
 
 
@@ -55,6 +56,7 @@ def training_view(job: Job) -> TrainingView:
         seconds=ended - job.started if ended and job.started else None,
         versions=_names(job.result.get("versions")),
         known_to=str(job.result.get("known_to") or ""),
+        unread=int(shown_number(job.result.get("unread")) or 0),
         curves=curves_of(job.history).points,
     )
 

@@ -782,6 +782,32 @@ def test_repeated_training_that_made_no_version_notes_images_it_could_not_read(
     assert noted(connected).missed == [("/a.png", 1)]
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (["/a.png"], "1 image couldn’t be read, and a later training run will try it again"),
+        (["/a.png", "/b.png", "/b.png"], "2 images couldn’t be read, and a later training run will try them again"),
+    ],
+)
+def test_page_says_how_many_images_a_training_that_made_no_version_could_not_read(
+    connected: Client, script: Script, label_studio: FakeLabelStudio, images: list[str], said: str
+) -> None:
+    label_studio.files |= {image: Reply(503) for image in images}
+    script.set(given="the same")
+    [first] = connected.ended(start(connected)).result["versions"]
+    label_studio.annotated = [
+        {"id": number, "data": {"image": image}, "annotations": [annotation(number, "Cat")]}
+        for number, image in enumerate(images, start=1)
+    ]
+    script.set(given="the same", fetch_images=True)
+
+    result = connected.ended(start(connected)).result
+
+    assert result == {"versions": [], "known_to": first, "unread": len(set(images))}
+    page = connected.get(f"/projects/{PROJECT}", headers={"Accept": "text/html"})
+    assert f">{first.partition('-')[0]}</a>; {said}</span>" in page
+
+
 def test_class_that_does_not_say_what_it_was_given_is_trained_again(connected: Client) -> None:
     assert connected.ended(start(connected)).result["versions"]
     assert connected.ended(start(connected)).result["versions"]
