@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
@@ -154,7 +155,10 @@ def redact(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """The error's message without the libraries' wrapping and without parts of URLs that may be secret."""
-    text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(innermost(error)))
+    inner = innermost(error)
+    if isinstance(inner, IncompleteRead):
+        return "the connection ended before the whole response had arrived"
+    text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(inner))
     return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", text))
 
 

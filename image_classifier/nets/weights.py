@@ -5,6 +5,7 @@ import hashlib
 import logging
 import socket
 import time
+from http.client import IncompleteRead
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -103,6 +104,8 @@ def why(error: BaseException) -> str:
         return why(inner)
     if isinstance(error, socket.gaierror):
         return "the host name can't be resolved"
+    if isinstance(error, IncompleteRead):
+        return "the connection ended before the whole file had arrived"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     said = str(error).splitlines()

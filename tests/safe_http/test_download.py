@@ -199,6 +199,18 @@ def test_server_that_refuses_only_some_images_is_asked_for_the_others(start: Sta
             "timeout",
             "raise IMAGE_SECONDS and IMAGE_READ_SECONDS",
         ),
+        (
+            lambda seen: Reply(200, headers={"Content-Length": "1000"}, parts=[PNG]),
+            {},
+            "unreachable",
+            "the connection ended before the whole response had arrived",
+        ),
+        (
+            lambda seen: Reply(200, headers={"Transfer-Encoding": "chunked"}, parts=[b"20\r\nabc"]),
+            {},
+            "unreachable",
+            "the connection ended before the whole response had arrived",
+        ),
     ],
 )
 def test_image_that_cannot_be_had_says_why(
