@@ -78,6 +78,7 @@ def application_for_uwsgi() -> Flask:
 
     try:
         backend = Backend(settings)
+        app = create_app(backend)  # before the threads start; see its docstring
         backend.serving.unusable = give_up
         running = backend.running()
         running.__enter__()
@@ -90,4 +91,4 @@ def application_for_uwsgi() -> Flask:
         leave()
 
     at_exit_of_uwsgi(end)
-    return create_app(backend)
+    return app

@@ -116,9 +116,10 @@ def serve(make_settings: MakeSettings, script: Script) -> Serve:
 
     @contextmanager
     def serve(**settings: Any) -> Iterator[Client]:
-        with Backend(make_settings(**settings)).running() as backend:
+        client = Client(Backend(make_settings(**settings)))  # before the threads start, as in a server
+        with client.backend.running():
             try:
-                yield Client(backend)
+                yield client
             finally:
                 if script.orders().get("block") != "fit":  # which the shutdown ends
                     script.release()
