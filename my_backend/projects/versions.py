@@ -138,8 +138,10 @@ class Versions:
         """Like `live_name`, but distinguishes a damaged pointer from a project without a version."""
         name = files.examine(self.pointer, _parse_pointer)
         if name is None:
-            return files.note_missing(self.pointer) if self._has_lost_pointer() else UNTRAINED
-        return name
+            if not self._has_lost_pointer():
+                return UNTRAINED
+            name = files.examine(self.pointer, _parse_pointer)  # the first version may have gone live meanwhile
+        return files.note_missing(self.pointer) if name is None else name
 
     def _has_lost_pointer(self) -> bool:
         """Returns whether a version was live before; the first version's number is noted only after it goes live."""

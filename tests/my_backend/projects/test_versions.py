@@ -99,6 +99,22 @@ def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Ve
     assert last_move(projects) == told[-1]
 
 
+def test_first_version_that_goes_live_while_the_pointer_is_read_is_no_damage(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, published = Versions(versions.pointer.parent), list[Version]()
+    has_lost_pointer = reader._has_lost_pointer
+
+    def publish_first() -> bool:
+        published.append(publish(versions))
+        return has_lost_pointer()
+
+    monkeypatch.setattr(reader, "_has_lost_pointer", publish_first)
+
+    assert reader.read_pointer() == published[0].name
+    assert reader.damages() == []
+
+
 def test_version_that_must_not_be_published_leaves_nothing(versions: Versions) -> None:
     first = publish(versions, "first")
 
