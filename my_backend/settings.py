@@ -77,7 +77,7 @@ class Settings(BaseSettings, FetchSettings):
     )
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
         86_400.0,
-        description="how long a fetched image is reused, in seconds, or longer if its server is down; uploads are "
+        description="how long a fetched image is reused, in seconds, or longer while its server fails; uploads are "
         "reused without a limit",
     )
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(

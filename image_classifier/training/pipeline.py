@@ -220,7 +220,8 @@ def learn_head(
     seen, known = evaluation.seen, evaluation.known
     could_be_right = (known | ~labeled.has()).all(1)
     fair = seen & could_be_right
-    usual = usual_temperature(len(samples))
+    # What is usual was measured with networks that haven't learned the images; others may need another one.
+    usual = None if backbone.origin == FINE_TUNED and fair.any() else usual_temperature(len(samples))
     temperature = fit_temperature(evaluation.logits[fair], targets[fair], _votes(samples, fair), usual)
     logits = evaluation.logits / temperature
     thresholds = (THRESHOLD,) * len(classes) if labeled.multiple else ()

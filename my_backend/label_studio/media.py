@@ -68,7 +68,7 @@ _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 class ImageLimits:
     """Limits for one image: its size, the seconds to fetch it including redirects, and those in `http`.
 
-    A URL's content is assumed unchanged for `trust_seconds`, or longer if its server is down; uploads never change.
+    A URL's content is assumed unchanged for `trust_seconds`, or longer while its server fails; uploads never change.
     """
 
     max_bytes: int = 100_000_000

@@ -373,6 +373,16 @@ def test_only_images_on_which_a_head_could_be_right_calibrate(backbone: Backbone
     assert found.head(embedded.embeddings[:22]).softmax(1).amax(1).mean() > 0.6
 
 
+@pytest.mark.parametrize(("origin", "is_pulled"), [("imagenet", True), (FINE_TUNED, False)])
+def test_usual_temperature_is_that_of_networks_that_have_not_learned_the_images(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, origin: str, is_pulled: bool
+) -> None:
+    embedded, network = around("abc" * 40, noise=3), replace(backbone, origin=origin)
+    before = learn(network, embedded).head.temperature
+    monkeypatch.setattr(pipeline, "usual_temperature", lambda labels: 8.0)
+    assert (learn(network, embedded).head.temperature > before) is is_pulled
+
+
 def test_near_duplicates_flatter_no_figure(backbone: Backbone) -> None:
     once = around("abc" * 30, noise=20)  # nothing but noise: right by chance only
     frames = [
