@@ -101,7 +101,7 @@ def _figures(answers: Tensor, truth: Tensor, classes: tuple[str, ...]) -> tuple[
 
 
 def _shown(data: Data, learned: np.ndarray, classes: tuple[str, ...]) -> tuple[float | None, float | None]:
-    """The metrics that a version shows; none if it has too few images of most classes to be evaluated."""
+    """The metrics that a version shows; None if it isn't evaluated, because too many classes have a single image."""
     embedded = Embedded([data.samples[row] for row in learned], data.embeddings[learned], {})
     trained = learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
     figures = trained.record["figures"]
@@ -148,7 +148,7 @@ def _of(cells: Sequence[Cell], task: str, way: str, labels: int, figure: str) ->
 
 
 def _errors(cells: Sequence[Cell], task: str, labels: int, figure: str) -> list[float]:
-    """What each evaluated version shows minus the true value."""
+    """The reported minus the true value of each version that is evaluated."""
     both = zip(_of(cells, task, HEAD, labels, f"shown_{figure}"), _of(cells, task, HEAD, labels, figure), strict=True)
     return [shown - true for shown, true in both if shown is not None]
 

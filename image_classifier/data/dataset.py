@@ -145,7 +145,7 @@ def is_split(samples: Sequence[Sample]) -> bool:
 
 
 def folds(samples: Sequence[Sample], count: int = FOLDS) -> list[int]:
-    """Each sample's fold for cross-validation: random, but given by the content; near-duplicates share one.
+    """Each sample's fold, below `count`: random, but determined by the content; near-duplicates share one.
 
     Classes aren't spread evenly over the folds: heads would then have learned more images of an image's class than of a
     new image's, and look too good while there are few labels. A version's folds are nearly those of the one before.

@@ -15,7 +15,7 @@ Z95 = 1.959964  # standard deviations of a normal distribution that hold 95% of 
 # If several classes may be right, each that is more likely than not is answered: thresholds that are fitted to a few
 # images are worse on others, and flatter the figures.
 THRESHOLD = 0.5
-# How much it counts, for its squared logarithm, if a temperature is unlike the usual one: a few images must not decide.
+# A temperature's penalty: this times the squared logarithm of its ratio to the usual one. A few images must not decide.
 UNUSUAL = 3.0
 
 
@@ -187,15 +187,15 @@ def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = (), 
 
 
 def brier_score(logits: Tensor, targets: Tensor, votes: Sequence[str]) -> float:
-    """The mean of `brier_scores`, one vote for each group of near-duplicates."""
+    """The mean Brier score of the images (lower is better), with one vote for each group of near-duplicates."""
     weights = vote_weights(votes)
     return float(brier_scores(logits, targets) @ weights / weights.sum())
 
 
 def brier_scores(logits: Tensor, targets: Tensor, doubt: float = 0.0) -> Tensor:
-    """How far probabilities are from the labels: the sum of squared differences over the classes of each image [n].
+    """Each image's Brier score [n]: the squared differences between probabilities and label, summed over the classes.
 
-    The targets are class indices [n], or 0 and 1 [n, classes]. `doubt` is the share of each that is spread over all
+    `targets` are class indices [n], or 0 and 1 [n, classes]. `doubt` is the share of each that is spread over all
     answers (label smoothing).
     """
     if targets.is_floating_point():

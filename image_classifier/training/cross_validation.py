@@ -15,8 +15,8 @@ from image_classifier.training.hyperparameters import Hyperparameters
 def splits(fold_of: Tensor, usable: Tensor) -> list[tuple[Tensor, Tensor]]:
     """For each fold, which images are in it, and on which of the others its head is trained; both are masks [n].
 
-    `fold_of` [n] has the number of each image's fold, and `usable` [n] says on which images heads may be trained. Folds
-    outside of which no image is usable are left out.
+    `fold_of` [n] has the number of each image's fold, and `usable` [n] says on which images heads may be trained. A
+    fold is left out if no image outside it is usable.
     """
     found = [(inside, usable & ~inside) for inside in (fold_of == fold for fold in sorted(set(fold_of.tolist())))]
     return [(inside, trained_on) for inside, trained_on in found if trained_on.any()]

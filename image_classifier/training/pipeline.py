@@ -155,7 +155,7 @@ class _Labeled:
 
     @property
     def share(self) -> float:
-        """How much of the labels the heads of cross-validation learn, from 0 to 1."""
+        """The share of the labels, from 0 to 1, that each head in cross-validation learns."""
         return 1 - 1 / self.fold_count
 
     def has(self) -> Tensor:
@@ -220,7 +220,7 @@ def learn_head(
     seen, known = evaluation.seen, evaluation.known
     could_be_right = (known | ~labeled.has()).all(1)
     fair = seen & could_be_right
-    # What is usual was measured with networks that haven't learned the images; others may need another one.
+    # The usual temperature was measured with networks that weren't trained on the images; others may need another one.
     usual = None if backbone.origin == FINE_TUNED and fair.any() else usual_temperature(len(samples))
     temperature = fit_temperature(evaluation.logits[fair], targets[fair], _votes(samples, fair), usual)
     logits = evaluation.logits / temperature

@@ -155,7 +155,7 @@ class TrainingJob:
             result = self._train(running, project, tasks, before, learned, summaries, missed, progress)
         if not result["versions"]:
             same = replace(learned, given=before.given, made=before.made, updated=before.updated)
-            if missed:  # perhaps nothing looked new only because of them
+            if missed:  # perhaps nothing looked new only because these images are missing
                 same = same.without(missed)
             self._note_without_a_version(job.project, before, same)
         changes.learned(changed)

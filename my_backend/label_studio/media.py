@@ -68,7 +68,7 @@ _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 class ImageLimits:
     """Limits for one image: its size, the seconds to fetch it including redirects, and those in `http`.
 
-    A URL's content is assumed unchanged for `trust_seconds`, or longer while its server fails; uploads never change.
+    A URL's content is assumed unchanged for `trust_seconds`, or longer while its server is down; uploads never change.
     """
 
     max_bytes: int = 100_000_000
@@ -298,7 +298,7 @@ class Media:
     def _key(self, request: MediaRequest) -> str:
         base, url = self._label_studio.url if self._label_studio else "", self._in_label_studio(request.url)
         place = "" if url.startswith(("http://", "https://", "//", KEPT)) else base
-        if url.startswith(_CLOUD):  # other projects may have a bucket of that name on other servers or accounts
+        if url.startswith(_CLOUD):  # other projects may have a bucket of that name on another server or account
             place += f" {self._project}"
         return sha256(f"{place} {url}".encode(errors="backslashreplace")).hexdigest()
 
@@ -458,9 +458,9 @@ def _is_outage(error: BaseException, reason: str) -> bool:
 
 
 def _may_pass(url: str, error: BaseException, reason: str) -> bool:
-    """Whether a later attempt may succeed: after an outage, or if the disk returned an error.
+    """Whether a later attempt may succeed: after an outage, a disk error, or a change of the storage in Label Studio.
 
-    Or the image's cloud storage may be added in Label Studio, or get other credentials.
+    Someone may add the image's cloud storage there, or correct its credentials.
     """
     if _is_outage(error, reason) or (url.startswith(_CLOUD) and reason in ("refused", "not_found")):
         return True
@@ -535,7 +535,7 @@ def _explain_status(status: int, url: str) -> str:
             "Label Studio answered 404: no storage of the project covers it, or the storage's credentials were "
             "rejected; check the project's Settings → Cloud Storage"
         )
-    if url.startswith(_CLOUD):  # it read the file itself, because the storage's links aren't signed
+    if url.startswith(_CLOUD):  # Label Studio reads the file itself, because it doesn't sign the storage's links
         return (
             f"Label Studio answered {status}: it couldn't read the file from the storage, perhaps because the file is "
             "gone, the storage is down, or it rejected the credentials; see Label Studio's log"

@@ -29,7 +29,7 @@ from my_backend.web.prometheus.collector import Exposition
 
 
 def create_app(backend: Backend) -> Flask:
-    """The Flask application; the caller has to start the backend's threads afterwards.
+    """The Flask application; the caller has to start the backend's threads afterward.
 
     Adding routes parses source code. In Python 3.11 this may raise SystemError (gh-106905) while another thread does
     the same, for example to log an exception.

@@ -98,7 +98,7 @@ def test_class_that_a_part_lacks_is_wrong_there() -> None:
 
 @pytest.mark.parametrize("images", [100, 5000])
 def test_it_costs_a_fraction_of_a_version(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With five folds, a version's heads learn all labels and six times about four fifths; with ten, more."""
+    """With five folds, a version has one head that learns all labels, and six that learn about four fifths of them."""
     learned: list[int] = []
     train = learning_curve.train_heads
 
