@@ -116,10 +116,9 @@ def serve(make_settings: MakeSettings, script: Script) -> Serve:
 
     @contextmanager
     def serve(**settings: Any) -> Iterator[Client]:
-        client = Client(Backend(make_settings(**settings)))  # before the threads start, as in a server
-        with client.backend.running():
+        with Backend(make_settings(**settings)).running() as backend:
             try:
-                yield client
+                yield Client(backend)
             finally:
                 if script.orders().get("block") != "fit":  # which the shutdown ends
                     script.release()
