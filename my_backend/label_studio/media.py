@@ -538,7 +538,7 @@ def _explain_status(status: int, url: str) -> str:
     if url.startswith(_CLOUD):  # Label Studio reads the file itself, because it doesn't sign the storage's links
         return (
             f"Label Studio answered {status}: it couldn't read the file from the storage, perhaps because the file is "
-            "gone, the storage is down, or it rejected the credentials; see Label Studio's log"
+            "gone, the storage is down, or the storage rejected its credentials; see Label Studio's log"
         )
     if status == 404:
         return (

@@ -113,7 +113,9 @@ def test_map_is_drawn_as_its_switches_say_after_coming_back(browser: Browser, ma
 
 
 @pytest.mark.parametrize(("unit", "amount"), [(0, 400), (1, 25), (2, 1)], ids=["pixels", "lines", "pages"])
-def test_wheel_zooms_in_whatever_unit_it_scrolls(browser: Browser, make_site: MakeSite, unit: int, amount: int) -> None:
+def test_wheel_zooms_for_each_unit_in_which_it_scrolls(
+    browser: Browser, make_site: MakeSite, unit: int, amount: int
+) -> None:
     site = make_site(pictures=6)
     turn = "(canvas, [deltaMode, deltaY]) => canvas.dispatchEvent(new WheelEvent('wheel', {deltaMode, deltaY}))"
     with opened(browser, url(site)) as page:

@@ -32,7 +32,9 @@ def found(
 
 
 @pytest.mark.parametrize(("images", "classes", "share"), [(40, 2, 0.9), (100, 5, 0.9), (300, 3, 0.8)])
-def test_curve_is_of_a_fifth_two_and_the_share_of_cross_validation(images: int, classes: int, share: float) -> None:
+def test_curve_has_points_at_one_fifth_two_fifths_and_the_share_in_cross_validation(
+    images: int, classes: int, share: float
+) -> None:
     forecast = found(images, classes, right=0.75, share=share)
 
     assert forecast is not None

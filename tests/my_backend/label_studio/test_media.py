@@ -508,7 +508,7 @@ def test_images_that_may_be_there_later_are_told_from_others(
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_cloud_image_may_be_there_later_because_storages_are_repaired(
+def test_cloud_image_is_tried_again_since_its_storage_may_be_repaired(
     label_studio: FakeLabelStudio, pool: MediaPool, tmp_path: Path, start: Start, status: int
 ) -> None:
     """403 if the storage rejects its credentials, 404 from Label Studio if the project has no such storage."""
@@ -698,7 +698,7 @@ def test_same_path_in_two_label_studios_is_two_images(open_media: OpenMedia) -> 
 
 
 @pytest.mark.parametrize("url", ["s3://photos/1.png", "gs://photos/1.png", "azure-blob://photos/1.png"])
-def test_buckets_of_the_same_name_in_two_projects_are_two(
+def test_two_projects_with_buckets_of_the_same_name_get_their_own_images(
     label_studio: FakeLabelStudio, serve: Serve, url: str
 ) -> None:
     """Azure's URLs name no account, and buckets of two MinIO servers may have the same name."""

@@ -99,7 +99,7 @@ def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Ve
     assert last_move(projects) == told[-1]
 
 
-def test_first_version_that_goes_live_while_the_pointer_is_read_is_no_damage(
+def test_pointer_is_not_reported_missing_if_the_first_version_goes_live_while_it_is_read(
     versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, published = Versions(versions.pointer.parent), list[Version]()
