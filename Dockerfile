@@ -30,6 +30,7 @@ COPY image_classifier ./image_classifier
 COPY label_studio_format ./label_studio_format
 COPY my_backend ./my_backend
 COPY safe_http ./safe_http
+COPY task_classifier ./task_classifier
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 # Otherwise every process would compile these modules when it starts: the app may not write here.
 RUN python -m compileall -q .

@@ -19,7 +19,7 @@ from testing.production import Production, Redis, Server
 from testing.waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("my_backend", "image_classifier", "label_studio_format", "safe_http")
+PACKAGES = ("my_backend", "image_classifier", "label_studio_format", "safe_http", "task_classifier")
 WAIT_SECONDS = 600
 POLL_SECONDS = 0.01
 TRAINING_POLL_SECONDS = 0.1  # polling takes time from the measurement

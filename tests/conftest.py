@@ -120,17 +120,17 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _reset_model() -> None:
-    """Ends what model.py keeps for a whole process, where the test has used it."""
-    model: Any = sys.modules.get("model")
-    if not hasattr(model, "ImageClassifierAPI"):
+    """Ends what the model class keeps for a whole process, where the test has used it."""
+    shared: Any = sys.modules.get("task_classifier.shared")
+    if shared is None:
         return
-    if model._make_networks.cache_info().currsize:
-        model._make_networks().close()  # a test may have replaced `_networks`
-    if model._default_media.cache_info().currsize:
-        model._default_media()._pool.shutdown(cancel_futures=True)
+    if shared._make_networks.cache_info().currsize:
+        shared._make_networks().close()  # a test may have replaced `networks`
+    if shared.default_media.cache_info().currsize:
+        shared.default_media()._pool.shutdown(cancel_futures=True)
     limit_pixels(MAX_PIXELS)
     limit_memory(MAX_MEMORY)
-    for once in (model._settings, model._make_networks, model._default_media):
+    for once in (shared.settings, shared._make_networks, shared.default_media):
         once.cache_clear()
 
 

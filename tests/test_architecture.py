@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http", "demo", "testing")
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http", "task_classifier", "demo", "testing")
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,25 @@ def test_every_module_is_looked_at() -> None:
         "demo.images",
         "testing.digits",
     } <= FILES.keys()
-    assert "my_backend.label_studio.media" in imported_modules("model")
+    assert "my_backend.label_studio.media" in imported_modules("task_classifier.task_images")
 
 
 NOT_IN_THE_WHEEL = {"demo", "testing"}
 FORBIDDEN = {
     # Pure: nothing of ours, no network, no server.
     "label_studio_format": {
-        *("image_classifier", "my_backend", "safe_http", "model"),
+        *("image_classifier", "my_backend", "safe_http", "task_classifier", "model"),
         *("torch", "PIL", "flask", "requests"),
     },
     # HTTP, but nothing of ours, and no server.
-    "safe_http": {"image_classifier", "label_studio_format", "my_backend", "model", "torch", "PIL", "flask"},
+    "safe_http": {
+        *("image_classifier", "label_studio_format", "my_backend", "task_classifier", "model"),
+        *("torch", "PIL", "flask"),
+    },
     # Knows nothing of a Label Studio server, HTTP or Redis; requests is there for the download of the weights.
     "image_classifier": {
         "my_backend",
+        "task_classifier",
         "model",
         "flask",
         "werkzeug",
@@ -90,7 +94,11 @@ FORBIDDEN = {
         "label_studio_sdk",
     },
     # Knows nothing of the network.
-    "my_backend": {"image_classifier", "model", "torch", "torchvision", "PIL", "safetensors", "lmdb"},
+    "my_backend": {
+        *("image_classifier", "task_classifier", "model"),
+        *("torch", "torchvision", "PIL", "safetensors", "lmdb"),
+    },
+    "task_classifier": {"model", "flask", "werkzeug", "redis", "rq", "requests"},
     "model": {"flask", "werkzeug", "redis", "rq", "requests"},
     "testing": {"demo"},
 }
@@ -236,7 +244,9 @@ def described(package: str) -> list[str]:
     return [f"{package}.{name}" for one in found if one for name in one[1].split(", ")]
 
 
-@pytest.mark.parametrize("package", ["image_classifier", "my_backend", "my_backend.web", "safe_http", "testing"])
+@pytest.mark.parametrize(
+    "package", ["image_classifier", "my_backend", "my_backend.web", "safe_http", "task_classifier", "testing"]
+)
 def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
     order = described(package)
     parts = {name: room(package, name) for name in FILES if name.startswith(f"{package}.")}
@@ -280,7 +290,10 @@ def test_only_a_command_calls_the_published_hook_without_a_new_process() -> None
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("my_backend.commands.cli", {"torch", "torchvision", "PIL", "label_studio_ml", "image_classifier", "model"}),
+        (
+            "my_backend.commands.cli",
+            {"torch", "PIL", "label_studio_ml", "image_classifier", "task_classifier", "model"},
+        ),
         ("my_backend.commands.server", {"torch", "image_classifier", "typer", "rich", "pygal", "redis", "rq", "jwt"}),
         ("image_classifier.settings", {"torch", "flask"}),
     ],

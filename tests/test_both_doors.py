@@ -11,7 +11,8 @@ from image_classifier.cli.label_studio_export import read_export
 from image_classifier.data.dataset import classes_of
 from label_studio_format.annotations import label_of
 from label_studio_format.labeling_config import parse_label_config
-from model import SAMPLES_FILE, ImageClassifierAPI
+from model import ImageClassifierAPI
+from task_classifier.version_files import SAMPLES_FILE
 from testing.http_server import FakeServer, Reply, Seen
 from tests.image_classifier.cli.pictures import picture
 

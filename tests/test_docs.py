@@ -13,7 +13,7 @@ from my_backend.diagnostics.problem import CODES
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http")
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http", "task_classifier")
 DOCS = sorted((ROOT / "docs").glob("*/*.md"))
 WITH_TESTS = ["reference/compatibility.md", "operate/security.md"]  # their rows name the tests that show them
 SETTINGS = sorted({name.upper() for model in (Settings, ClassifierSettings) for name in model.model_fields})
@@ -72,7 +72,7 @@ def test_contributing_names_files_that_exist_and_what_is_in_them() -> None:
     assert len(paths) > 20
     assert {path for path in paths if not (ROOT / path).exists()} == set()
     names = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
-    assert ("_save", "model.py") in names
+    assert ("save", "task_classifier/version_files.py") in names
     assert [f"{path}: {name}" for name, path in names if name not in (ROOT / path).read_text("utf-8")] == []
 
 
@@ -160,7 +160,7 @@ TROUBLESHOOTING = (ROOT / "docs" / "reference" / "troubleshooting.md").read_text
 
 
 def test_what_troubleshooting_quotes_stands_in_the_code() -> None:
-    packages = ("label_studio_format", "my_backend", "safe_http")
+    packages = ("label_studio_format", "my_backend", "safe_http", "task_classifier")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     texts = [

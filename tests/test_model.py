@@ -28,7 +28,6 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from safetensors.torch import load_file
 
-import model
 from image_classifier import model_registry
 from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.image_file import ImageFile
@@ -52,6 +51,9 @@ from my_backend.label_studio.media import Media, MediaFile, MediaRequest, media_
 from my_backend.projects import packed_tasks
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.settings import Settings
+from task_classifier import shared, task_images
+from task_classifier.task_images import TaskImages
+from task_classifier.training_run import TrainingRun
 from tests import tiny_clip
 from tests.tiny_clip import needs_open_clip
 
@@ -172,7 +174,7 @@ def test_many_tasks_are_read_some_at_a_time_in_order(
     at_once = ImageClassifierAPI(CONFIG, trained).predict(tasks)
     assert at_once[4] == []
 
-    monkeypatch.setattr(model, "READ_AT_ONCE", 3)
+    monkeypatch.setattr(task_images, "READ_AT_ONCE", 3)
 
     assert ImageClassifierAPI(CONFIG, trained).predict(tasks) == at_once
 
@@ -188,7 +190,7 @@ def test_the_next_images_are_fetched_while_these_are_embedded() -> None:
         return list(piece)
 
     pieces = [[{}], [{}, {}], [{}, {}, {}]]
-    fetched = model._ahead(fetch, pieces)
+    fetched = task_images._ahead(fetch, pieces)
     assert next(fetched) == pieces[0]
     assert third.wait(30)  # though nobody has asked for the second
     assert [*fetched] == pieces[1:]
@@ -346,7 +348,7 @@ def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown
     api = ImageClassifierAPI(CONFIG, trained)
     known, new = asked(shown[30:31]), asked(shown[31:32])
     api.predict(known)
-    busy, lane = threading.Event(), model._networks().lane
+    busy, lane = threading.Event(), shared.networks().lane
     try:
         for _ in range(lane._decoders[REQUEST]._max_workers):
             lane._decoders[REQUEST].submit(busy.wait)
@@ -360,8 +362,8 @@ def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown
 def test_an_image_larger_than_the_setting_says_is_not_decoded(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model._networks().close()  # which read the settings, if this test has just trained
-    for once in (model._settings, model._make_networks):
+    shared.networks().close()  # which read the settings, if this test has just trained
+    for once in (shared.settings, shared._make_networks):
         once.cache_clear()
     monkeypatch.setenv("MAX_IMAGE_PIXELS", str(64 * 64 - 1))
     assert ImageClassifierAPI(CONFIG, trained).predict(asked(shown[40:41])) == [[]]
@@ -418,7 +420,7 @@ def test_the_score_says_what_it_is_set_to(
     mode: str, expected: Any, unsure: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCORE", mode)
-    model._settings.cache_clear()
+    shared.settings.cache_clear()
     scores = [score(result) for result in ImageClassifierAPI(CONFIG, unsure).predict(asked(shown[:9]))]
     wanted = [expected(list(probabilities(unsure, path).values())) for path, _ in shown[:9]]
     assert scores == pytest.approx(wanted, abs=NEARLY)
@@ -445,7 +447,7 @@ def test_images_that_were_learned_come_after_others_in_the_order(unsure: Json, s
 
 
 def test_order_asks_regularly_whether_to_go_on(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "READ_AT_ONCE", 4)
+    monkeypatch.setattr(task_images, "READ_AT_ONCE", 4)
     calls: list[int] = []
 
     def check() -> None:
@@ -461,17 +463,17 @@ def test_images_that_cannot_be_read_in_time_come_last_in_the_order(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If they were left out, every fifth task wouldn't be drawn from all of the project's."""
-    monkeypatch.setattr(model, "READ_AT_ONCE", 4)
-    monkeypatch.setattr(model, "ORDER_SECONDS", 0.0)
+    monkeypatch.setattr(task_images, "READ_AT_ONCE", 4)
+    monkeypatch.setattr("model.ORDER_SECONDS", 0.0)
     calls: list[int] = []
     places = ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]), check=lambda: calls.append(0))
     assert places is not None
     assert sorted(places) == list(range(27))
     assert len(calls) <= 2, "the other images aren't even tried"
 
-    monkeypatch.setattr(model, "ORDER_SECONDS", 30.0)
-    monkeypatch.setattr(model, "time", clock := SimpleNamespace(monotonic=time.monotonic))
-    reading = ImageClassifierAPI._read
+    monkeypatch.setattr("model.ORDER_SECONDS", 30.0)
+    monkeypatch.setattr(task_images, "time", clock := SimpleNamespace(monotonic=time.monotonic))
+    reading = TaskImages.read
 
     def read_some(self: ImageClassifierAPI, tasks: list[Json], *given: Any, **more: Any) -> Any:
         for number, piece in enumerate(reading(self, tasks, *given, **more)):
@@ -479,7 +481,7 @@ def test_images_that_cannot_be_read_in_time_come_last_in_the_order(
                 clock.monotonic = lambda: time.monotonic() + 31
             yield piece
 
-    monkeypatch.setattr(ImageClassifierAPI, "_read", read_some)
+    monkeypatch.setattr(TaskImages, "read", read_some)
     tasks = [*asked(shown[30:53]), *(task(n, b"no image") for n in range(90, 94))]
     last = ImageClassifierAPI(CONFIG, trained).order(tasks)
     assert last is not None
@@ -492,7 +494,7 @@ def test_images_that_cannot_be_read_in_time_come_last_in_the_order(
 @pytest.mark.parametrize("mode", ["probability", "margin", "entropy"])
 def test_there_is_no_order_if_another_score_is_set(mode: str, trained: Json, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCORE", mode)
-    model._settings.cache_clear()
+    shared.settings.cache_clear()
     assert ImageClassifierAPI(CONFIG, trained).order([]) is None
 
 
@@ -509,8 +511,8 @@ def guessing(trained: Json, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, bias = torch.zeros(1000, head.weight.shape[1]), torch.full((1000,), -20.0)
     for row, number in enumerate(min(classes_of_choices({word: [word]})[word]) for word in WORDS.values()):
         weight[number], bias[number] = head.weight[row], head.bias[row]
-    assert model._networks().base
-    monkeypatch.setattr(model._networks(), "_imagenet", Head(weight, bias))
+    assert shared.networks().base
+    monkeypatch.setattr(shared.networks(), "_imagenet", Head(weight, bias))
 
 
 def in_words(shown: Digits) -> Digits:
@@ -553,9 +555,9 @@ def test_other_configs_are_not_guessed(guessing: None, label_config: str, shown:
 def test_nothing_is_guessed_without_imagenets_layer_or_a_loaded_network(
     guessing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model._networks(), "_imagenet", None)
+    monkeypatch.setattr(shared.networks(), "_imagenet", None)
     assert ImageClassifierAPI.untrained(IN_WORDS) is None
-    monkeypatch.setattr(model, "_networks", lambda: SharedNetworks(model._settings()))
+    monkeypatch.setattr(shared, "networks", lambda: SharedNetworks(shared.settings()))
     monkeypatch.setattr(model_registry, "load_backbone", None)
     assert ImageClassifierAPI.untrained(IN_WORDS) is None
 
@@ -633,7 +635,7 @@ def test_calibration_of_another_network_is_not_used(guessing: None, shown: Digit
         known = {**first_version(), "first_guess": {"classes": list(WORDS.values()), **calibration}}
         return score(ImageClassifierAPI(IN_WORDS, known).predict(asked(shown[30:31]))[0])
 
-    own = model._networks().base.original
+    own = shared.networks().base.original
     usual = certainty()
     assert certainty(temperature=40.0) == certainty(temperature=40.0, network=own) < usual
     assert certainty(temperature=40.0, network="another") == usual
@@ -707,7 +709,7 @@ def test_pool_holds_no_probabilities_of_all_choices_to_answer_with_one(
 def test_pool_finds_near_duplicates_of_tasks_that_are_read_once(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(task_images, "READ_AT_ONCE", 2)
     pool = ImageClassifierAPI(CONFIG, trained).open_pool()
     assert pool is not None
     paths = [path for path, _ in shown[30:33]]
@@ -815,7 +817,7 @@ def test_pool_can_be_stopped(trained: Json, shown: Digits) -> None:
 def test_pool_that_was_stopped_in_the_middle_has_lost_no_count(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(task_images, "READ_AT_ONCE", 2)
     pool = ImageClassifierAPI(CONFIG, trained).open_pool()
     assert pool is not None
     checks: list[int] = []
@@ -834,8 +836,8 @@ def test_pool_that_was_stopped_in_the_middle_has_lost_no_count(
 
 
 def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:
-    model._networks().close()
-    model._make_networks.cache_clear()
+    shared.networks().close()
+    shared._make_networks.cache_clear()
     together = threading.Barrier(8)
 
     def predict(number: int) -> Any:
@@ -852,10 +854,10 @@ def test_first_requests_that_come_together_are_all_answered(trained: Json, shown
 def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) -> None:
     tasks = labeled(shown[:9])
     ImageClassifierAPI(CONFIG).prepare([*tasks, {"data": {}}, task(99, b"no image")])
-    assert len(model._networks().lane._cache) == 9
+    assert len(shared.networks().lane._cache) == 9
     output = fit(tasks, tmp_path)
     ImageClassifierAPI(CONFIG, output).predict(tasks)
-    assert len(model._networks().lane._cache) == 9 + 9, "embeddings and thumbnails, by which near-duplicates are found"
+    assert len(shared.networks().lane._cache) == 9 + 9, "embeddings and thumbnails, by which near-duplicates are found"
     ImageClassifierAPI("").prepare(tasks)  # there is nothing to prepare for
 
 
@@ -869,16 +871,16 @@ def test_embeddings_that_one_host_has_shared_are_found_by_another(
     pages = [asked(shown[:5]), [*asked(shown[5:9]), task(99, b"no image"), {"id": 100, "data": {}}]]
     assert one.embed(pages, written, lambda: None) == 9
     written.rename(written.with_name("0-1999-9-11"))
-    model._networks().close()
+    shared.networks().close()
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "another host"))
-    for once in (model._settings, model._make_networks):
+    for once in (shared.settings, shared._make_networks):
         once.cache_clear()
 
     other = ImageClassifierAPI(CONFIG, embeddings=folder)
     other.prepare(asked(shown[:10]))
 
     assert other.cache_lookups() == {"hit": 9, "miss": 1}
-    assert len(model._networks().lane._cache) == 1
+    assert len(shared.networks().lane._cache) == 1
 
 
 def test_embedding_images_can_be_stopped_and_then_writes_no_file(shown: Digits, tmp_path: Path) -> None:
@@ -908,9 +910,9 @@ def test_a_version_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_versions_of_the_same_network_share_it_in_memory(trained: Json, shown: Digits, tmp_path: Path) -> None:
     again = fit(labeled(shown[:12]), tmp_path / "second")
     one, two = ImageClassifierAPI(CONFIG, trained), ImageClassifierAPI(CONFIG, again)
-    assert one._classifier
-    assert two._classifier
-    assert one._classifier.backbone is two._classifier.backbone
+    assert one.classifier
+    assert two.classifier
+    assert one.classifier.backbone is two.classifier.backbone
 
 
 def test_a_setting_that_cannot_be_used_is_named(shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1038,7 +1040,7 @@ def test_what_a_full_training_was_given_is_not_learned_twice(
 
     assert fit(tasks[1:], tmp_path / "fewer", given=given)["given"] != given
     monkeypatch.setenv("EPOCHS", "2")
-    model._settings.cache_clear()
+    shared.settings.cache_clear()
     assert fit(tasks, tmp_path / "settings", given=given)["given"] != given
     assert "given" not in fit(tasks, tmp_path / "head", kind="head", given=given)
 
@@ -1056,8 +1058,8 @@ def test_fine_tuned_layers_are_trained_further(
     trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = ImageClassifierAPI(CONFIG, trained)
-    tuned = replace(instance._backbone, origin=FINE_TUNED)
-    monkeypatch.setattr(instance, "_backbone_to_grow_from", lambda kind: tuned)
+    tuned = replace(instance.backbone, origin=FINE_TUNED)
+    monkeypatch.setattr(TrainingRun, "_backbone_to_grow_from", lambda run: tuned)
     assert instance.fit(labeled(shown[:30]), workdir=str(tmp_path), given=trained["given"])
 
 
@@ -1091,7 +1093,7 @@ def test_learning_rate_at_which_the_head_diverges_is_named(
     shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEARNING_RATE", "1e30")
-    model._settings.cache_clear()
+    shared.settings.cache_clear()
     with pytest.raises(TrainingError, match=r"set a lower learning rate \(LEARNING_RATE or --lr\) than 1e\+30$"):
         fit(labeled(shown[:30]), tmp_path)
 
@@ -1154,8 +1156,8 @@ def test_a_correction_keeps_the_live_network_and_loads_no_other(
     monkeypatch.setattr(model_registry, "load_backbone", fail)
     # As in a process that has loaded nothing but the live version. If this test runs alone, `trained` has just been
     # trained in it, and the cache of embeddings that this opened can't be opened twice.
-    model._networks().close()
-    model._make_networks.cache_clear()
+    shared.networks().close()
+    shared._make_networks.cache_clear()
 
     corrected = live.fit(labeled(shown[:33]), workdir=str(tmp_path), kind="head")
 
@@ -1261,7 +1263,7 @@ def test_all_layers_with_scrambled_labels_are_held_back_like_their_head(
     monkeypatch.setattr(comparison.Comparison, "better", True)
     monkeypatch.setattr(all_layers_module, "FEWEST_COMPARED", 1)
     published: list[Json] = []
-    model._settings.cache_clear()
+    shared.settings.cache_clear()
     fit(labeled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
     assert [output["held_back"].startswith("its accuracy on ") for output in published] == [True, True]
 
@@ -1325,7 +1327,7 @@ def test_half_precision_trial_follows_the_version_if_images_are_embedded(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
     monkeypatch.setattr(half_precision, "MOST_IMAGES", 10)
-    lane, network = model._networks().lane, model._networks().base
+    lane, network = shared.networks().lane, shared.networks().base
     tasks = labeled(shown[:30])
     if prepared:
         ImageClassifierAPI(CONFIG).prepare(tasks)
@@ -1349,7 +1351,7 @@ def test_version_stays_and_the_trial_is_repeated_if_it_is_interrupted(
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
-    lane, network = model._networks().lane, model._networks().base
+    lane, network = shared.networks().lane, shared.networks().base
     tasks = labeled(shown[:30])
     ImageClassifierAPI(CONFIG).prepare(tasks)
     published: list[Json] = []
@@ -1387,8 +1389,8 @@ def test_int8_is_tried_after_a_head_goes_live_and_later_versions_keep_it(
     before, after = (ImageClassifierAPI(CONFIG, published[number]) for number in (1, 2))
     answers = [[choice(result) for result in api.predict(asked(shown[:30]))] for api in (before, after)]
     assert sum(one == other for one, other in zip(*answers, strict=True)) >= 27
-    assert before._backbone.fingerprint != after._backbone.fingerprint
-    assert before._backbone.module is after._backbone.module
+    assert before.backbone.fingerprint != after.backbone.fingerprint
+    assert before.backbone.module is after.backbone.module
     first, second = (Path(output["model_dir"]) / "int8.bin" for output in published[2:4])
     assert second.samefile(first)
     for live, known in ((published[2], shown[:30]), (published[-1], shown[:33])):
@@ -1398,11 +1400,11 @@ def test_int8_is_tried_after_a_head_goes_live_and_later_versions_keep_it(
 def test_known_labels_are_trained_on_again_once_openvino_is_installed(
     shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.is_supported", lambda device: False)
+    monkeypatch.setattr("task_classifier.training_run.is_supported", lambda device: False)
     live = fit(labeled(shown[:12]), tmp_path / "before")
     assert fit(labeled(shown[:12]), tmp_path / "same", live, given=live["given"]) is None
 
-    monkeypatch.setattr("model.is_supported", lambda device: True)
+    monkeypatch.setattr("task_classifier.training_run.is_supported", lambda device: True)
 
     assert fit(labeled(shown[:12]), tmp_path / "again", live, given=live["given"])
 
@@ -1764,7 +1766,7 @@ def test_all_labels_are_learned_if_an_update_could_be_wrong(
         kind = "full"
     elif what == "settings":
         monkeypatch.setenv("EPOCHS", "7")
-        model._settings.cache_clear()
+        shared.settings.cache_clear()
     elif what == "no list":
         folder = shutil.copytree(trained["model_dir"], tmp_path / "live")
         (folder / "samples.json").unlink()
@@ -1876,10 +1878,10 @@ def test_update_reads_all_labels_if_the_known_ones_are_not_enough(
     if what == "deletion":
         del tasks[0]
     elif what == "lost embeddings":
-        model._networks().lane._cache.close()
-        shutil.rmtree(model._settings().cache_dir / "embeddings")
-        model._networks().close()
-        model._make_networks.cache_clear()
+        shared.networks().lane._cache.close()
+        shutil.rmtree(shared.settings().cache_dir / "embeddings")
+        shared.networks().close()
+        shared._make_networks.cache_clear()
     elif what == "new config":
         label_config = config("0", "1", "2", view="<View>{}</View>")
     elif what == "damaged":
@@ -1902,9 +1904,9 @@ def test_another_network_is_trained_and_served(shown: Digits, tmp_path: Path, mo
     monkeypatch.setenv("NETWORK", "mobilenet_v3_small")
     first = fit(labeled(shown[:12]), tmp_path / "1")
     monkeypatch.delenv("NETWORK")
-    model._settings.cache_clear()
-    model._networks().close()
-    model._make_networks.cache_clear()
+    shared.settings.cache_clear()
+    shared.networks().close()
+    shared._make_networks.cache_clear()
 
     assert all(ImageClassifierAPI(CONFIG, first).predict(asked(shown[12:15])))  # whatever NETWORK says by now
     later = fit(labeled(shown[:12]), tmp_path / "2", first)

@@ -22,7 +22,7 @@ from testing.digits import LABEL_CONFIG, write_digits
 from testing.process import Process, answers, direct_session, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http")
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http", "task_classifier")
 ONLY_IN_A_CLONE = ("__pycache__", "logs", "docker-compose.yml")  # the last as `label-studio-ml init` would write it
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 APPS = {"image-classifier": classifier, "image-classifier-backend": backend}

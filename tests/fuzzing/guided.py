@@ -16,7 +16,7 @@ import atheris
 from tests.fuzzing.limits import within_limits
 from tests.fuzzing.targets import load
 
-INSTRUMENTED = ["image_classifier", "label_studio_format", "my_backend", "safe_http", "PIL"]
+INSTRUMENTED = ["image_classifier", "label_studio_format", "my_backend", "safe_http", "task_classifier", "PIL"]
 
 
 def main(name: str, seconds: float, options: list[str]) -> None:
