@@ -115,7 +115,7 @@ oldest: setup-dev ## run the unit tests with the oldest versions of the dependen
 	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml -o .venv-oldest/oldest.txt >/dev/null
 	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement .venv-oldest/oldest.txt
 	@exec .venv-oldest/bin/python -m pytest $(MOST) \
-		tests/label_studio_format tests/safe_http tests/image_classifier tests/my_backend
+		tests/label_studio_format tests/safe_http tests/image_classifier tests/my_backend tests/task_classifier
 
 release: ## make a release: make release VERSION=0.2.0; nothing leaves the machine before you push the tag
 	@exec $(PYTHON) deploy/release.py $(VERSION)
