@@ -61,7 +61,13 @@ class Downloader:
             if response.ok:
                 with self._lock:
                     del self._refused[origin]
-                return read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
+                try:
+                    return read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
+                except requests.ConnectionError:  # the server closed the connection before the end
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                    self._stopped.wait(PAUSE_SECONDS * 2**attempt)
+                    continue
             response.close()
             asked, may_pass = _seconds_asked(response), response.status_code in PASSING
             is_busy = may_pass and (asked is not None or response.status_code == TOO_MANY_REQUESTS)

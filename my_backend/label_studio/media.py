@@ -214,13 +214,16 @@ class Media:
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             outcome = error.reason if isinstance(error, MediaError) else reason_of(error)
+            place = f"task {request.task_id}: " if request.task_id is not None else ""
+            said = f"{place}{_short(request.url)}: {explain(error)}"
             if _is_outage(error, outcome) and (stored := self._stored(self._key(request))):
-                return stored[0]
+                file, fetched = stored
+                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(fetched))
+                log.info("%s; using the image fetched at %s", said, when)
+                return file
             if self._missed is not None and _may_pass(request.url, error, outcome):
                 self._missed.append(request)
-            place = f"task {request.task_id}: " if request.task_id is not None else ""
-            said = f"{place}{_short(request.url)}: {explain(error)}{remedy_of(error)}"
-            raise MediaError(said, outcome) from error
+            raise MediaError(f"{said}{remedy_of(error)}", outcome) from error
         finally:
             if not request.url.startswith(("data:", KEPT)):
                 self._counts.fetched(outcome, time.perf_counter() - started, size)

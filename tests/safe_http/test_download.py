@@ -60,6 +60,29 @@ def test_failure_that_may_pass_is_tried_again(start: Start, status: int) -> None
     assert len(server.seen) == ATTEMPTS
 
 
+def cut_short(times: int) -> Answer:
+    """Answers with an image after as many halves of it."""
+    half = Reply(200, headers={"Content-Length": str(len(PNG))}, parts=[PNG[: len(PNG) // 2]])
+    left = iter(range(times))
+    return lambda seen: half if next(left, None) is not None else Reply(200, PNG)
+
+
+def test_download_that_is_cut_short_is_tried_again(start: Start) -> None:
+    server, downloader = start(cut_short(ATTEMPTS - 1))
+
+    assert downloader(f"{server.url}/1.png") == PNG
+    assert len(server.seen) == ATTEMPTS
+
+
+def test_download_that_is_always_cut_short_is_an_error(start: Start) -> None:
+    server, downloader = start(cut_short(100))
+
+    with pytest.raises(DownloadError) as failed:
+        downloader(f"{server.url}/1.png")
+
+    assert (failed.value.reason, len(server.seen)) == ("unreachable", ATTEMPTS)
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "requests"),
     [

@@ -1,4 +1,5 @@
 import base64
+import logging
 import os
 import re
 import resource
@@ -645,9 +646,15 @@ def test_cloud_image_is_requested_again_although_its_key_looks_like_an_upload(
 
 @pytest.mark.parametrize(("status", "used"), [(503, True), (404, False), (403, False)])
 def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down(
-    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, status: int, used: bool
+    open_media: OpenMedia,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    used: bool,
 ) -> None:
     """Otherwise a version trained during an outage would know few of the labels."""
+    caplog.set_level(logging.INFO)
     replies = iter([Reply(200, PNG), Reply(status), Reply(200, PNG + b"changed")])
     server = start(lambda seen: next(replies))
     media, request = open_media(None, server.host, limits=ImageLimits(trust_seconds=60)), MediaRequest(server.url)
@@ -658,6 +665,7 @@ def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down
     (found,) = media.fetch_all([request])
 
     assert found == first if used else isinstance(found, MediaError)
+    assert (f"{server.url}: its server answered {status}; using the image fetched at " in caplog.text) == used
     assert content(media.fetch(request)) == PNG + b"changed", "requested again"
 
 
