@@ -290,7 +290,8 @@ class TrainingJob:
         )
         if output is None and given and not published:
             unread = len({request.url for request in missed})
-            log.info("project %s: no new labels since %s; unreadable images: %d", project.uid, before.made, unread)
+            but = f", but images that couldn't be read: {unread}" if unread else ""
+            log.info("project %s: no new labels since %s%s", project.uid, before.made, but)
             return {"versions": [], "known_to": before.made, **({"unread": unread} if unread else {})}
         # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:
