@@ -495,8 +495,12 @@ class TwoServers(RuleBasedStateMachine):
             assert known == self._corrected(), "not all corrections are learned"
 
     def _is_learning(self) -> bool:
-        """Whether trainings start automatically: somebody started the first one, and didn't cancel the newest."""
-        newest = self.servers[0].backend.job_store.newest(PROJECT, 1)
+        """Whether trainings start automatically: somebody started the first one, and didn't cancel the newest.
+
+        If the newest quick one was canceled, corrections start no other, although a full one may have come later.
+        """
+        store = self.servers[0].backend.job_store
+        newest = [*store.newest(PROJECT, 1), *store.newest(PROJECT, 1, ("head",))]
         return self.world.versions.has_learned() and not any(job.status == "canceled" for job in newest)
 
     def _continue(self) -> None:
