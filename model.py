@@ -258,7 +258,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         positions, embeddings = list(vectors), _stacked(vectors.values())
         labeled, doubts = embeddings[:0], None
         if self.classifier:
-            digests = [record["digest"] for record in self._live.samples]
+            digests = [record["digest"] for record in self._live.read_samples()]
             if known := shared.networks().lane.known(self.backbone, digests):
                 labeled = _stacked(known)
             doubts = doubt(self.classifier, tag, [tasks[position] for position in positions], embeddings)

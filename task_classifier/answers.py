@@ -22,7 +22,7 @@ def known_choices(classifier: Classifier, tag: ImageChoices) -> Sequence[str]:
     return answer(classifier, tag, classifier.head.weight[:0]).names
 
 
-def by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, list[int]]:
+def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, list[int]]:
     """The positions of tasks by the choices that they offer; several groups only if tasks have their own choices."""
     groups: dict[ImageChoices, list[int]] = {}
     for position, task in enumerate(tasks):
@@ -35,7 +35,7 @@ def predictions(
 ) -> list[Json | list[Any]]:
     """For each task, in order, a prediction; `[]` if the predicted class isn't one of the task's choices."""
     results: list[Json | list[Any]] = [[] for _ in tasks]
-    for task_tag, rows in by_choices(tag, tasks).items():
+    for task_tag, rows in _by_choices(tag, tasks).items():
         found = answer(classifier, task_tag, embeddings[rows])
         if found.names:
             for row, (names, sure) in zip(rows, found.chosen(score), strict=True):
@@ -46,7 +46,7 @@ def predictions(
 def doubt(classifier: Classifier, tag: ImageChoices, tasks: Sequence[Json], embeddings: Tensor) -> Tensor:
     """How unsure the classifier is about each task, 0 to 1; 1 if it knows none of the task's choices."""
     doubts = torch.zeros(len(tasks))
-    for task_tag, rows in by_choices(tag, tasks).items():
+    for task_tag, rows in _by_choices(tag, tasks).items():
         found = answer(classifier, task_tag, embeddings[rows])
         doubts[rows] = found.doubt() if found.names else 1.0
     return doubts
@@ -66,7 +66,7 @@ def classified(found: ChoiceProbabilities) -> Json:
     }
 
 
-def best(probabilities: Tensor) -> Tensor:
+def best_choices(probabilities: Tensor) -> Tensor:
     """The highest probability of each row, and its column [rows, 2]: all of many images would take gigabytes."""
     highest = probabilities.max(1)
     return torch.stack([highest.values, highest.indices.to(highest.values.dtype)], 1)

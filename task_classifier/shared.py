@@ -28,6 +28,7 @@ def settings() -> ClassifierSettings:
 
 
 def networks() -> SharedNetworks:
+    """The networks of all models, and the lane that they compute in."""
     with _making:  # requests may be concurrent
         return _make_networks()
 

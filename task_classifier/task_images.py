@@ -108,7 +108,7 @@ class TaskImages:
         deadline: float = float("inf"),
         level: int = logging.DEBUG,
     ) -> Fetched:
-        """Each task's image; failures are logged, with the task and how to fix it."""
+        """Each task's image, or why there is none; failures are logged at `level`, with the task and how to fix it."""
         urls = [image_url(data, tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
         wanted = [MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if url is not None]
         found = iter(self._media.fetch_all(wanted, deadline))

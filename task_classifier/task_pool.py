@@ -22,7 +22,7 @@ from label_studio_format.labeling_config import ImageChoices, Json
 from my_backend.errors import MediaError
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from task_classifier import shared
-from task_classifier.answers import answer, best, known_choices
+from task_classifier.answers import answer, best_choices, known_choices
 from task_classifier.task_images import READ_AT_ONCE, TaskImages
 
 
@@ -122,7 +122,7 @@ class TaskPool(ImagePool):
     def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
         if not (images and model.classifier):
             return []
-        names, found = self._answers(model.classifier, images, best)
+        names, found = self._answers(model.classifier, images, best_choices)
         if not names:
             return []
         sure, columns = found.T.tolist()

@@ -1,4 +1,4 @@
-"""One training run: annotated tasks → versions, each better than the one before."""
+"""One training run: annotated tasks → a version, and perhaps better ones after it."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ FASTER = "The network now computes in 8-bit integers (int8), which is faster; a 
 
 
 class TrainingRun:
-    """Trains on annotated tasks, and saves and publishes each version that is better than the one before."""
+    """Trains the head on annotated tasks and publishes it, and after it only what is better."""
 
     def __init__(
         self,
@@ -67,8 +67,9 @@ class TrainingRun:
         settings = shared.settings()
         self._tasks, self._images, self._live, self._tag = tasks, images, live, tag
         self._kind, self._given, self._random_sample = kind, given, random_sample
-        self._publish_version, self._workdir = publish, workdir
+        self._publish_to, self._workdir = publish, workdir
         self._read_with = reading_digest(label_config)
+        self._learned = live.read_samples()
         self._hyperparameters = _hyperparameters(settings, attempt)
         self._backbone = self._backbone_to_grow_from()
         self._mode = settings.train_mode
@@ -94,7 +95,7 @@ class TrainingRun:
         classes = order_classes(embedded.samples, live.classes if live else (), self._tag.choices)
         told = self._tell(labeled.used, embedded, classes)
         if self._kind == "full":
-            told["given"] = self._digest_of(embedded.samples, labeled.corrected)
+            told["given"] = self._digest_of_given(embedded.samples, labeled.corrected)
             if told["given"] == self._given and self._backbone.origin != FINE_TUNED:
                 return None
         writer = self._writer(labeled)
@@ -131,10 +132,8 @@ class TrainingRun:
     def _read_labels(self) -> tuple[LabeledImages, Updated | None]:
         """The labeled images; if only a few have changed, also the live classifier after learning just these."""
         may_update = self._may_update()
-        known = self._live.pages(self._read_with) if may_update else {}
-        reader = LabelReader(
-            self._images, self._tag, self._backbone, self._live.samples, self._random_sample, self._report
-        )
+        known = self._live.read_pages(self._read_with, len(self._learned)) if may_update else {}
+        reader = LabelReader(self._images, self._tag, self._backbone, self._learned, self._random_sample, self._report)
         labeled = reader.read(self._tasks, known)
         updated = self._update(labeled) if may_update else None
         if updated is None and labeled.kept:
@@ -155,7 +154,7 @@ class TrainingRun:
         live, lane = self._live, shared.networks().lane
         assert live.classifier
         images = {sample.image.digest: sample.image for sample in labeled.samples}
-        return learn_changes(lane, live.classifier, live.samples, labeled.records(), images, labeled.corrected)
+        return learn_changes(lane, live.classifier, self._learned, labeled.records(), images, labeled.corrected)
 
     def _tell(self, used: Usage, embedded: Embedded | Updated, classes: Sequence[str]) -> Json:
         """What a version says about its annotations; also logs this, and the images that can't be read."""
@@ -168,7 +167,7 @@ class TrainingRun:
         log.info("%s", told["summary"])
         return told
 
-    def _digest_of(self, samples: Sequence[Sample], corrected: Iterable[str]) -> str:
+    def _digest_of_given(self, samples: Sequence[Sample], corrected: Iterable[str]) -> str:
         """A digest of what a full training run depends on: the images' content, the labels, the network and the
         settings.
 
@@ -187,11 +186,11 @@ class TrainingRun:
     def _writer(self, labeled: LabeledImages) -> VersionWriter:
         folder = self._workdir or Path(mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
-        return VersionWriter(self._live, labeled, self._read_with, folder)
+        return VersionWriter(self._live, self._learned, labeled, self._read_with, folder)
 
     def _publish(self, output: Json) -> Json:
-        if self._publish_version:
-            self._publish_version(output)
+        if self._publish_to:
+            self._publish_to(output)
         return output
 
     def _improve(

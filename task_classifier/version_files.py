@@ -5,7 +5,6 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from image_classifier.data.dataset import Record, Sample, read_records, record_of, sample_of, write_records
@@ -28,7 +27,10 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursio
 
 
 def load_version(resources: Json, label_config: str) -> Classifier | None:
-    """The version's classifier; None if there is no version. Raises WeightsError if it can't be loaded."""
+    """The version's classifier; None if there is no version, or if it is a first guess that this config doesn't allow.
+
+    Raises WeightsError if it can't be loaded.
+    """
     if calibration := resources.get("first_guess"):
         tag = parse_label_config(label_config, shared.settings().choices).image_choices
         return make_guess(tag, calibration) if tag else None
@@ -55,8 +57,7 @@ class LiveVersion:
     classifier: Classifier | None
     resources: Json
 
-    @cached_property
-    def samples(self) -> list[Record]:
+    def read_samples(self) -> list[Record]:
         """What it was trained on; nothing if the list can't be read."""
         folder = self.resources.get("model_dir")
         if self.classifier is None or not folder:
@@ -67,11 +68,11 @@ class LiveVersion:
             log.warning("can't read the images of the live version (%s); near-duplicates are grouped again", error)
             return []
 
-    def pages(self, read_with: str) -> Mapping[str, LearnedPage]:
-        """The pages of tasks that it has learned, by digest."""
-        return read_learned_pages(Path(self.resources["model_dir"]) / PAGES_FILE, read_with, len(self.samples))
+    def read_pages(self, read_with: str, samples: int) -> Mapping[str, LearnedPage]:
+        """The pages of tasks that it has learned, by digest; `samples` is the number of its samples."""
+        return read_learned_pages(Path(self.resources["model_dir"]) / PAGES_FILE, read_with, samples)
 
-    def mistakes(self) -> list[Mistake]:
+    def read_mistakes(self) -> list[Mistake]:
         """Its disagreements with labels; none if they can't be read."""
         try:
             records = json.loads(Path(self.resources["mistakes"]).read_text(encoding="utf-8"))
@@ -92,13 +93,14 @@ class VersionWriter:
     """Saves the versions of one training run in its folder."""
 
     live: LiveVersion
+    learned: Sequence[Record]  # the live version's samples
     labeled: LabeledImages
     read_with: str  # see `reading_digest`
     folder: Path
 
     def save(self, classifier: Classifier, before: Classifier | None, samples: Sequence[Sample], told: Json) -> Json:
         """Saves a version and returns its resources, `told` included; held back if it is clearly worse than before."""
-        learned_before = map(sample_of, self.live.samples) if before is self.live.classifier else samples
+        learned_before = map(sample_of, self.learned) if before is self.live.classifier else samples
         lane = shared.networks().lane
         comparison = compare(lane, before, classifier, samples, list(learned_before)) if before else None
         held_back = ""
@@ -116,7 +118,7 @@ class VersionWriter:
         It isn't compared with the live version: the heads that are compared are the same.
         """
         changed = {sample.name for sample in updated.changed}
-        mistakes = tuple(one for one in self.live.mistakes() if one.name not in changed)
+        mistakes = tuple(one for one in self.live.read_mistakes() if one.name not in changed)
         count = updated.classifier.record["figures"]["labels_since"]
         since = "label was" if count == 1 else f"{count} labels were"
         summary = (

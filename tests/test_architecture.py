@@ -292,7 +292,7 @@ def test_only_a_command_calls_the_published_hook_without_a_new_process() -> None
     [
         (
             "my_backend.commands.cli",
-            {"torch", "PIL", "label_studio_ml", "image_classifier", "task_classifier", "model"},
+            {"torch", "torchvision", "PIL", "label_studio_ml", "image_classifier", "task_classifier", "model"},
         ),
         ("my_backend.commands.server", {"torch", "image_classifier", "typer", "rich", "pygal", "redis", "rq", "jwt"}),
         ("image_classifier.settings", {"torch", "flask"}),

@@ -113,7 +113,8 @@ class ModelAPI:
           `labels_since` in `figures` is the number of labels that were added after the metrics were measured
         - `settings`: the settings with which the model was made, such as its network, by name; the model card lists
           them
-        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows the labels in it that may be wrong
+        - `mistakes`: path of a JSON file as `task_classifier/version_files.py` writes it; the page shows the labels in
+          it that may be wrong
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
 

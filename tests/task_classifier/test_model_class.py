@@ -1,4 +1,4 @@
-"""ImageClassifierAPI: tasks and annotations in, predictions and versions out, and no label ever on another image."""
+"""ImageClassifierAPI: predictions of what was learned, for each task; orders, exports and settings."""
 
 import json
 import sys
@@ -143,7 +143,7 @@ def test_images_that_cannot_be_read_in_time_come_last_in_the_order(
     monkeypatch.setattr(task_images, "time", clock := SimpleNamespace(monotonic=time.monotonic))
     reading = TaskImages.read
 
-    def read_some(self: ImageClassifierAPI, tasks: list[Json], *given: Any, **more: Any) -> Any:
+    def read_some(self: TaskImages, tasks: list[Json], *given: Any, **more: Any) -> Any:
         for number, piece in enumerate(reading(self, tasks, *given, **more)):
             if number == 2:  # of three pieces, the time is over in the last one
                 clock.monotonic = lambda: time.monotonic() + 31

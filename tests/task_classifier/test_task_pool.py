@@ -65,7 +65,7 @@ def test_pool_holds_no_probabilities_of_all_choices_to_answer_with_one(
 def test_pool_finds_near_duplicates_of_tasks_that_are_read_once(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_images, "READ_AT_ONCE", 2)
+    monkeypatch.setattr("task_classifier.task_pool.READ_AT_ONCE", 2)
     pool = ImageClassifierAPI(CONFIG, trained).open_pool()
     assert pool is not None
     paths = [path for path, _ in shown[30:33]]
