@@ -8,8 +8,8 @@ from threading import Lock
 
 from pydantic import ValidationError
 
-from image_classifier.model_registry import SharedNetworks
 from image_classifier.settings import ClassifierSettings
+from image_classifier.shared_networks import SharedNetworks
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, media_pool, open_media

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from image_classifier import model_registry
+from image_classifier import shared_networks
 from image_classifier.data.dataset import Sample
 from image_classifier.first_guess.imagenet_guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
-from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import Head
+from image_classifier.shared_networks import SharedNetworks
 from model import ImageClassifierAPI
 from task_classifier import shared
 from tests import tiny_clip
@@ -92,7 +92,7 @@ def test_nothing_is_guessed_without_imagenets_layer_or_a_loaded_network(
     monkeypatch.setattr(shared.networks(), "_imagenet", None)
     assert ImageClassifierAPI.untrained(IN_WORDS) is None
     monkeypatch.setattr(shared, "networks", lambda: SharedNetworks(shared.settings()))
-    monkeypatch.setattr(model_registry, "load_backbone", None)
+    monkeypatch.setattr(shared_networks, "load_backbone", None)
     assert ImageClassifierAPI.untrained(IN_WORDS) is None
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from image_classifier import model_registry
+from image_classifier import shared_networks
 from image_classifier.data.dataset import Sample
 from image_classifier.evaluation import comparison
 from image_classifier.nets.classifier import FINE_TUNED
@@ -164,7 +164,7 @@ def test_a_correction_keeps_the_live_network_and_loads_no_other(
         raise AssertionError("the network that WEIGHTS names was loaded")
 
     live = ImageClassifierAPI(CONFIG, trained)
-    monkeypatch.setattr(model_registry, "load_backbone", fail)
+    monkeypatch.setattr(shared_networks, "load_backbone", fail)
     # As in a process that has loaded nothing but the live version. If this test runs alone, `trained` has just been
     # trained in it, and the cache of embeddings that this opened can't be opened twice.
     shared.networks().close()

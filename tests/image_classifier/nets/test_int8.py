@@ -12,12 +12,12 @@ from torch import Tensor
 
 from image_classifier.data.dataset import Sample
 from image_classifier.embedding.precisions import fingerprint_of
-from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets import int8
 from image_classifier.nets.classifier import Backbone, Classifier, Head, load_classifier
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.int8 import Int8Form, is_supported, quantize
 from image_classifier.settings import ClassifierSettings
+from image_classifier.shared_networks import SharedNetworks
 from image_classifier.training.hyperparameters import Hyperparameters
 
 CPU = torch.device("cpu")
@@ -148,6 +148,6 @@ def test_network_of_a_damaged_form_computes_as_before(
 def test_machine_that_cannot_compute_it_uses_the_network(
     networks: SharedNetworks, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_classifier.model_registry.is_supported", lambda device: False)
+    monkeypatch.setattr("image_classifier.shared_networks.is_supported", lambda device: False)
 
     assert networks.load(saved).backbone.int8 is None

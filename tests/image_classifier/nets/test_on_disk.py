@@ -18,12 +18,12 @@ from torch import nn
 
 from image_classifier.data.dataset import Sample
 from image_classifier.embedding import lane
-from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets import on_disk
 from image_classifier.nets.architectures import build
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.nets.on_disk import forget_what_was_read, keep_on_disk
 from image_classifier.settings import ClassifierSettings
+from image_classifier.shared_networks import SharedNetworks
 from image_classifier.training.hyperparameters import Hyperparameters
 from testing.waiting import eventually
 

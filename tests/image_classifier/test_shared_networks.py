@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from image_classifier import model_registry
-from image_classifier.model_registry import SharedNetworks
+from image_classifier import shared_networks
 from image_classifier.nets.classifier import Backbone, Classifier, Head, load_backbone
 from image_classifier.settings import ClassifierSettings
+from image_classifier.shared_networks import SharedNetworks
 from image_classifier.training.hyperparameters import Hyperparameters
 from testing.waiting import SECONDS
 
@@ -35,7 +35,7 @@ def saved(backbone: Backbone, folder: Path) -> Path:
 
 
 class Held:
-    """A function of the registry that hangs, as on a dead network drive, until it is released."""
+    """A function of the module that hangs, as on a dead network drive, until it is released."""
 
     def __init__(self, function: Callable[..., Any], hangs: Callable[..., bool]) -> None:
         self._function, self._hangs = function, hangs
@@ -54,8 +54,8 @@ class Held:
 def hanging(
     monkeypatch: pytest.MonkeyPatch, name: str, hangs: Callable[..., bool] = lambda *arguments: True
 ) -> Iterator[tuple[Held, ThreadPoolExecutor]]:
-    held = Held(getattr(model_registry, name), hangs)
-    monkeypatch.setattr(model_registry, name, held)
+    held = Held(getattr(shared_networks, name), hangs)
+    monkeypatch.setattr(shared_networks, name, held)
     with ThreadPoolExecutor() as threads:
         try:
             yield held, threads
