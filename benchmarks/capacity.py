@@ -26,9 +26,10 @@ import torch
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head
+from image_classifier.training.pipeline import learn_head
 from my_backend.jobs.record import new_job
 from my_backend.jobs.rq_queue import WORK, connect, rq_queue
 from my_backend.jobs.store import JobStore
@@ -95,7 +96,7 @@ def measure_heads(counts: Iterable[int]) -> None:
             for number, (digest, target) in enumerate(zip(digests(count), targets.tolist(), strict=True))
         ]
         begun = time.process_time()
-        learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
+        learn_head(backbone, EmbeddedSamples(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         say("quick training", labeled=count, cpu_seconds=round(time.process_time() - begun, 2), peak_mb=round(memory))
 

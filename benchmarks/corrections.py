@@ -33,10 +33,11 @@ from image_classifier.data.dataset import Sample, write_samples
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.precisions import Precisions
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import choose_device, load_backbone
 from image_classifier.training import update
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, count_labels, learn_head
+from image_classifier.training.pipeline import count_labels, learn_head
 from label_studio_format.events import Change
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
@@ -100,7 +101,7 @@ def make_project(labels: int, settings: Settings) -> None:
     embeddings = write_embeddings(settings.cache_dir, digests, truth)
     backbone = load_backbone("none")
     told = Hyperparameters()
-    taught = Embedded(samples[:TAUGHT], embeddings, {})
+    taught = EmbeddedSamples(samples[:TAUGHT], embeddings, {})
     classifier = learn_head(backbone, taught, LABELS, told, lambda record: None)
     classifier = replace(classifier, record={**classifier.record, **count_labels(samples, LABELS)})
     with tempfile.TemporaryDirectory(dir=project.folder) as name:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.metrics import evaluate
 from image_classifier.first_guess.guess import is_guess, logits_of, with_others
 from image_classifier.first_guess.imagenet_guess import guess_from_imagenet
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
+from image_classifier.training.pipeline import TooFewLabels, check_enough, learn_head, order_classes
 
 TASKS = ("themes", "stamps", "fine")  # the rules were chosen on the first two
 SIZES = (5, 10, 30, 100, 300)
@@ -87,7 +88,7 @@ def _measure(data: Data, guess: Classifier, labels: int, split: int) -> Iterator
         check_enough(samples)
     except TooFewLabels:
         return
-    embedded = Embedded(samples, data.embeddings[learned], {})
+    embedded = EmbeddedSamples(samples, data.embeddings[learned], {})
     classes = order_classes(samples, (), ())
     for way, offered in (("labels", None), ("product", guess)):
         told = guess.backbone, embedded, classes, Hyperparameters(), lambda record: None, None, offered

@@ -39,12 +39,13 @@ from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.precisions import Precisions
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Head, choose_device, load_backbone
 from image_classifier.nets.optimize import accelerate, mixed_precision
 from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head
+from image_classifier.training.pipeline import learn_head
 from testing.digits import write_digits
 
 CORES = os.cpu_count() or 1
@@ -247,7 +248,7 @@ class Benchmark:
                 Sample(ImageFile(Path(digest), digest), LABELS[kind], group=digest)
                 for digest, kind in zip(digests, kinds, strict=True)
             ]
-            embedded = Embedded(samples, embeddings, {})
+            embedded = EmbeddedSamples(samples, embeddings, {})
             learn = partial(learn_head, self._backbone, embedded, LABELS, Hyperparameters(), lambda record: None)
             self._note(f"{n:,} images", timed(learn), "s")
 

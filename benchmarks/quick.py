@@ -36,10 +36,11 @@ from benchmarks.ours import Ours, development, settings
 from benchmarks.photographs import LABELS, SMALL, served, write_photographs
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.threads import one_thread
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head
+from image_classifier.training.pipeline import learn_head
 from testing.digits import LABEL_CONFIG
 from testing.fake_label_studio.annotated_projects import AnnotatedProjects
 
@@ -128,7 +129,7 @@ def heads_to_train(labels: int) -> Callable[[], object]:
         for digest, label in zip(digests, truth.tolist(), strict=True)
     ]
     embeddings = torch.from_numpy(np.concatenate(list(made_embeddings(truth, backbone.size))))
-    embedded = Embedded(samples, embeddings, {})
+    embedded = EmbeddedSamples(samples, embeddings, {})
     return lambda: learn_head(backbone, embedded, LABELS, Hyperparameters(), lambda record: None)
 
 

@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 import torch
 
 from image_classifier.data.dataset import Label, Sample, targets_of
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.metrics import hits
 from image_classifier.first_guess.guess import is_guess
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, choose_device
@@ -24,7 +25,7 @@ from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, embed, learn_head, order_classes
+from image_classifier.training.pipeline import TooFewLabels, check_enough, embed, learn_head, order_classes
 from image_classifier.training.update import Updated, learn_changes
 from label_studio_format.labeling_config import ImageChoices, Json
 from label_studio_format.training_report import Usage
@@ -156,7 +157,7 @@ class TrainingRun:
         images = {sample.image.digest: sample.image for sample in labeled.samples}
         return learn_changes(lane, live.classifier, self._learned, labeled.records(), images, labeled.corrected)
 
-    def _tell(self, used: Usage, embedded: Embedded | Updated, classes: Sequence[str]) -> Json:
+    def _tell(self, used: Usage, embedded: EmbeddedSamples | Updated, classes: Sequence[str]) -> Json:
         """What a version says about its annotations; also logs this, and the images that can't be read."""
         for sample, broken in embedded.broken.items():
             log.warning("task %s: %s", sample.name, broken)
@@ -267,7 +268,7 @@ def _as_json(label: Label) -> str | list[str]:
     return label if isinstance(label, str) else sorted(label)
 
 
-def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:
+def _with_corrections(classifier: Classifier, embedded: EmbeddedSamples, corrected: frozenset[str]) -> Classifier:
     """Adjusts the served head to get the corrected images right if possible; metrics and comparisons don't change."""
     known = [row for row, sample in enumerate(embedded.samples) if sample.image.digest in corrected]
     if not known:

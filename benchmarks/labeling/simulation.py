@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.learning.embedded import Data
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Head
 from image_classifier.pool.components import directions
 from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
+from image_classifier.training.pipeline import TooFewLabels, check_enough, learn_head, order_classes
 
 # The backend learns in the background, about once a second; here, when there are this many times more labels.
 RELEARN = 1.05
@@ -73,5 +74,5 @@ def learn(data: Data, labeled: list[int]) -> tuple[Head, tuple[str, ...]] | None
     except TooFewLabels:
         return None
     classes = order_classes(samples, (), ())
-    embedded = Embedded(samples, data.embeddings[labeled], {})
+    embedded = EmbeddedSamples(samples, data.embeddings[labeled], {})
     return learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None).head, classes

@@ -21,9 +21,10 @@ from torch import Tensor
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from benchmarks.learning.heads import LEARNERS
 from image_classifier.data.dataset import classes_of, targets_of
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.metrics import evaluate
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
+from image_classifier.training.pipeline import TooFewLabels, check_enough, learn_head
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNED = ("themes", "stamps", "fine")  # the settings were chosen on other splits of these tasks
@@ -102,7 +103,7 @@ def _figures(answers: Tensor, truth: Tensor, classes: tuple[str, ...]) -> tuple[
 
 def _shown(data: Data, learned: np.ndarray, classes: tuple[str, ...]) -> tuple[float | None, float | None]:
     """The metrics that a version shows; None if it isn't evaluated, because too many classes have a single image."""
-    embedded = Embedded([data.samples[row] for row in learned], data.embeddings[learned], {})
+    embedded = EmbeddedSamples([data.samples[row] for row in learned], data.embeddings[learned], {})
     trained = learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
     figures = trained.record["figures"]
     return figures.get("accuracy"), figures.get("macro_f1")

@@ -18,13 +18,14 @@ from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, opti
 from image_classifier.data.dataset import Sample, targets_of
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import all_layers
 from image_classifier.training.all_layers import NotBetter, learn_all_layers, try_all_layers
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head
+from image_classifier.training.pipeline import learn_head
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Pat
     cache.put(backbone.fingerprint, [(s.image.digest, v) for s, v in zip(data.samples, vectors, strict=True)])
     hyperparameters = Hyperparameters()
     try:
-        known = Embedded(samples, data.embeddings[pool[:labels]], {})
+        known = EmbeddedSamples(samples, data.embeddings[pool[:labels]], {})
         head = learn_head(backbone, known, classes, hyperparameters, _quiet)
         yield f"{data.name}, split {split}, {len(samples)} labels: head {_accuracy(lane, head, test):.4f}"
         checkpoint = folder / "checkpoint.safetensors"

@@ -15,10 +15,11 @@ import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
 from image_classifier.data.dataset import classes_of, record_of
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Classifier
 from image_classifier.training import update
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, count_labels, learn_head
+from image_classifier.training.pipeline import count_labels, learn_head
 from image_classifier.training.update import CHANGED_SHARE, anchors_of, update_head
 
 AT_ONCE = 10  # labels in each correction, as RETRAIN_AFTER_ANNOTATIONS has it
@@ -68,7 +69,7 @@ def measure(data: Data, split: int) -> Cell:
 
 
 def _learn(data: Data, rows: Sequence[int], classes: tuple[str, ...]) -> Classifier:
-    known = Embedded([data.samples[row] for row in rows], data.embeddings[list(rows)], {})
+    known = EmbeddedSamples([data.samples[row] for row in rows], data.embeddings[list(rows)], {})
     return learn_head(data.backbone, known, classes, Hyperparameters(), lambda record: None)
 
 

@@ -26,10 +26,11 @@ from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, embed, learn_head, order_classes
+from image_classifier.training.pipeline import embed, learn_head, order_classes
 from testing.digits import write_digits
 
 SIZES = (30, 100, 300, 1000)
@@ -159,7 +160,9 @@ def _embedded(lane: InferenceLane, backbone: Backbone, pairs: Sequence[tuple[Pat
 
 def _learn_samples(backbone: Backbone, samples: list[Sample], embeddings: Tensor) -> Classifier:
     classes = order_classes(samples, (), ())
-    return learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
+    return learn_head(
+        backbone, EmbeddedSamples(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None
+    )
 
 
 def _honesty(data: Data, rows: np.ndarray, learned: Classifier) -> Honesty:

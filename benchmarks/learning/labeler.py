@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning.embedded import Data
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.predict import choose
 from image_classifier.nets.classifier import Classifier
 from image_classifier.pool.order import labeling_order
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
+from image_classifier.training.pipeline import TooFewLabels, check_enough, learn_head, order_classes
 from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved
 
 TRAINED_AFTER = 10  # new labels, the backend's default
@@ -86,7 +87,7 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
 def learn(data: Data, rows: list[int], sample: Container[int] = ()) -> Classifier:
     """A version that learned these rows; those of `sample` are known to be a random sample of the task."""
     samples = [replace(data.samples[row], at_random=row in sample) for row in rows]
-    embedded = Embedded(samples, data.embeddings[rows], {})
+    embedded = EmbeddedSamples(samples, data.embeddings[rows], {})
     classes = order_classes(samples, (), ())
     return learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
 

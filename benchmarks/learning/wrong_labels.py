@@ -13,8 +13,9 @@ import torch
 
 from benchmarks.learning.embedded import Data, embedded_tasks, interval, options
 from image_classifier.data.dataset import Label, classes_of
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head, order_classes
+from image_classifier.training.pipeline import learn_head, order_classes
 
 FIRST_SPLIT = 5000  # these splits weren't used to choose anything
 WRONG = 0.1  # share of labels that are changed
@@ -45,7 +46,7 @@ def measure(data: Data, split: int) -> tuple[float, float, float]:
     wrong = generator.permutation(len(rows))[: round(WRONG * len(rows))]
     for place in wrong:
         samples[place] = replace(samples[place], label=_changed(samples[place].label, names, generator))
-    embedded = Embedded(samples, data.embeddings[rows], {})
+    embedded = EmbeddedSamples(samples, data.embeddings[rows], {})
     classes = order_classes(samples, (), ())
     learned = learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
     listed = [one.digest for one in learned.mistakes]

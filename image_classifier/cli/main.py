@@ -43,8 +43,9 @@ from image_classifier.data.folders import (
     shown,
 )
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
+from image_classifier.embedding.samples import embed_samples
 from image_classifier.errors import UsersError
-from image_classifier.evaluation.evaluate import Examination, answers_of, embed_samples, examine_model
+from image_classifier.evaluation.evaluate import Examination, answers_of, examine_model
 from image_classifier.files import real
 from image_classifier.nets.classifier import BACKBONE_FILE, Classifier, load_backbone
 from image_classifier.nets.folder import (
@@ -432,7 +433,7 @@ def _check_report(report: Path | None) -> None:
 def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Examination:
     with show_progress() as progress:
         examination = examine_model(bench.lane, model, samples, progress)
-    say_all((Finding(s.image.path, str(why)) for s, why in examination.broken), "`prepare` lists them all")
+    say_all((Finding(s.image.path, str(why)) for s, why in examination.broken.items()), "`prepare` lists them all")
     if examination.trained_on:
         say(f"{examination.trained_on} images are left out: the model was trained on them")
     return examination
@@ -547,21 +548,21 @@ def _retrain(place: Path, img: Path, label: list[str], target: Path) -> None:
         known = still_there(bench.cache, classifier.backbone, others)
         refuse_to_forget(others, known, corrected)
         with show_progress() as progress:
-            kept, embeddings, broken = embed_samples(bench.lane, classifier, [*known, corrected], progress)
-        if broken:
-            raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in broken))
+            embedded = embed_samples(bench.lane, classifier.backbone, [*known, corrected], progress)
+        if embedded.broken:
+            raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in embedded.broken.items()))
         if lost := len(others) - len(known):
             say(
                 f"{lost} of {len(others)} known images are neither in the cache nor in their original place: the model "
                 "is retrained without them"
             )
-        done = correct(classifier, kept, embeddings, corrected)
-    save_model(done.classifier, kept, target, place / BACKBONE_FILE)
+        done = correct(classifier, embedded.samples, embedded.embeddings, corrected)
+    save_model(done.classifier, embedded.samples, target, place / BACKBONE_FILE)
     for when, one, accuracy in (
         ("before", classifier, done.accuracy_before),
         ("after", done.classifier, done.accuracy_after),
     ):
-        [(answer, confidence)] = answers_of(one, one.head(embeddings[-1:]))
+        [(answer, confidence)] = answers_of(one, one.head(embedded.embeddings[-1:]))
         print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
     say(f"Retrained {shown(target)} in {time.monotonic() - started:.1f} s")
     if not done.learned:

@@ -16,8 +16,9 @@ from image_classifier.data.folders import Finding, images_below, read_files, sho
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import AT_ONCE
 from image_classifier.errors import UsersError
-from image_classifier.evaluation.evaluate import AT_ONCE, answers_of, probabilities_of
+from image_classifier.evaluation.evaluate import answers_of, probabilities_of
 from image_classifier.nets.classifier import Classifier
 
 FIRST = 8  # images in the first chunk, so that the first predictions come soon

@@ -22,6 +22,7 @@ from image_classifier.cli.session import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
@@ -31,12 +32,7 @@ from image_classifier.training.all_layers import NotBetter, train_all_layers, tr
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
-from image_classifier.training.pipeline import (
-    Embedded,
-    embed,
-    learn_head,
-    order_classes,
-)
+from image_classifier.training.pipeline import embed, learn_head, order_classes
 
 STATE_FILE = "training.json"
 RESULTS_FILE = "results.csv"
@@ -172,7 +168,7 @@ class Experiment:
     def _told(
         self,
         backbone: Backbone,
-        embedded: Embedded,
+        embedded: EmbeddedSamples,
         classes: Sequence[str],
         all_layers: bool,
         progress: Progress,
@@ -212,7 +208,9 @@ class Experiment:
         rate = self._state.get("learning_rate")
         return None if rate is None else float(rate)
 
-    def _embed(self, bench: Workbench, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
+    def _embed(
+        self, bench: Workbench, backbone: Backbone, samples: Sequence[Sample], progress: Progress
+    ) -> EmbeddedSamples:
         bench.embed_ahead(backbone, [sample.image for sample in samples], progress)
         return embed(bench.lane, backbone, samples, progress)
 

@@ -1,24 +1,22 @@
 """Evaluates a saved model on labeled images: metrics, and each image's prediction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
-from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import embed_samples
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import Evaluation, evaluate
+from image_classifier.evaluation.predict import over_thresholds
 from image_classifier.nets.classifier import Classifier
 from image_classifier.nets.folder import SavedModel
 from image_classifier.progress import Progress
-
-AT_ONCE = 256  # images between two progress reports
 
 
 @dataclass(frozen=True)
@@ -42,51 +40,11 @@ class Examination:
     evaluation: Evaluation
     answers: list[Answer]
     trained_on: int  # images left out because the model was trained on them
-    broken: list[tuple[Sample, ImageError]]
+    broken: dict[Sample, ImageError]
 
     def record(self) -> dict[str, Any]:
         left_out = {"trained_on": self.trained_on, "broken": len(self.broken)}
         return {**self.evaluation.record(), "classes": list(self.classes), "left_out": left_out}
-
-
-def embed_samples(
-    lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample], progress: Progress
-) -> tuple[list[Sample], Tensor, list[tuple[Sample, ImageError]]]:
-    """The samples that can be read, their embeddings [n, size], and why the others can't be read.
-
-    The samples know their near-duplicates.
-    """
-    kept, vectors, broken = [], [], []
-    for start in range(0, len(samples), AT_ONCE):
-        progress({"phase": "embedding images", "image": start, "images": len(samples)})
-        some = samples[start : start + AT_ONCE]
-        found = lane.embed(classifier.backbone, [sample.image for sample in some])
-        for sample, vector in zip(some, found, strict=True):
-            if isinstance(vector, ImageError):
-                broken.append((sample, vector))
-            else:
-                kept.append(sample)
-                vectors.append(vector)
-    embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, classifier.head.weight.shape[1])
-    return grouped(lane, kept), embeddings, broken
-
-
-def grouped(lane: InferenceLane, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with their groups of near-duplicates; those that have one keep it.
-
-    A sample whose image can't be read gets none, so that it can join its near-duplicates once the image is back. Nor
-    does a black one, which resembles nothing.
-    """
-    if all(sample.group for sample in samples):
-        return list(samples)
-    digests, known = [sample.image.digest for sample in samples], [sample.group for sample in samples]
-    thumbnails = lane.thumbnails([sample.image for sample in samples])
-    groups = group_near_duplicates(digests, known, thumbnails)
-    compared = thumbnails.any(1).tolist()
-    return [
-        replace(sample, group=group) if was_compared else sample
-        for sample, group, was_compared in zip(samples, groups, compared, strict=True)
-    ]
 
 
 def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:
@@ -109,11 +67,12 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     if not samples:
         raise UsersError("there are no images to evaluate the model on: add images of its classes")
     unseen, judged, trained_on = _split(model, samples)
-    kept, embeddings, broken = embed_samples(lane, classifier, [*unseen, *judged], progress)
+    embedded = embed_samples(lane, classifier.backbone, [*unseen, *judged], progress)
+    kept, embeddings = embedded.samples, embedded.embeddings
     if not kept:
         raise UsersError(
             f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
-            f"{len(broken)} can't be read; pass images that it wasn't trained on"
+            f"{len(embedded.broken)} can't be read; pass images that it wasn't trained on"
         )
     held = {sample.image.digest for sample in judged}
     logits = classifier.head(embeddings)
@@ -124,7 +83,7 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     targets, votes = targets_of(labels, classifier.classes), [sample.vote for sample in kept]
     evaluation = evaluate(logits, targets, classifier.classes, thresholds, votes)
     answers = [Answer(sample, *answer) for sample, answer in zip(kept, answers_of(classifier, logits), strict=True)]
-    return Examination(classifier.classes, evaluation, answers, trained_on, broken)
+    return Examination(classifier.classes, evaluation, answers, trained_on, embedded.broken)
 
 
 def _split(model: SavedModel, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample], int]:
@@ -150,8 +109,7 @@ def answers_of(classifier: Classifier, logits: Tensor) -> list[tuple[str, float]
     if not classifier.head.multiple:
         sure, best = probabilities.max(1)
         return [(classifier.classes[number], value) for number, value in zip(best.tolist(), sure.tolist(), strict=True)]
-    ticked = probabilities >= torch.tensor(classifier.head.thresholds)
-    sure = torch.where(ticked, probabilities, 1 - probabilities).min(1).values
+    ticked, sure = over_thresholds(probabilities, torch.tensor(classifier.head.thresholds))
     names = [
         " + ".join(sorted(name for name, tick in zip(classifier.classes, row, strict=True) if tick))
         for row in ticked.tolist()

@@ -24,7 +24,11 @@ class ChoiceProbabilities:
     def chosen(self, score: Score) -> list[tuple[list[str], float]]:
         """For each image, the chosen names and the score, from 0 to 1."""
         if self.thresholds is not None:
-            return _over_thresholds(self, self.thresholds)
+            over, sure = over_thresholds(self.probabilities, self.thresholds)
+            return [
+                ([name for name, is_over in zip(self.names, row, strict=True) if is_over], round(score, 4))
+                for row, score in zip(over.tolist(), sure.tolist(), strict=True)
+            ]
         best = self.probabilities.argmax(1).tolist()
         return [
             ([self.names[choice]], sure) for choice, sure in zip(best, _scores(self.probabilities, score), strict=True)
@@ -73,14 +77,12 @@ def choose(
     return ChoiceProbabilities(list(columns), probabilities, torch.tensor(thresholds))
 
 
-def _over_thresholds(answer: ChoiceProbabilities, thresholds: Tensor) -> list[tuple[list[str], float]]:
-    """All choices above their thresholds, and the probability that the least certain decision is right."""
-    over = answer.probabilities >= thresholds
-    sure = torch.where(over, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)
-    return [
-        ([name for name, chosen in zip(answer.names, row, strict=True) if chosen], round(score, 4))
-        for row, score in zip(over.tolist(), sure.tolist(), strict=True)
-    ]
+def over_thresholds(probabilities: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """Which probabilities [n, choices] reach their thresholds [choices], and how likely the least certain of these
+    decisions is right [n]; several choices may be right.
+    """
+    over = probabilities >= thresholds
+    return over, torch.where(over, probabilities, 1 - probabilities).min(1).values.clamp(0, 1)
 
 
 def _scores(probabilities: Tensor, score: Score) -> list[float]:

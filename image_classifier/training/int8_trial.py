@@ -14,6 +14,7 @@ from torch import Tensor
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import AT_ONCE
 from image_classifier.evaluation.metrics import THRESHOLD, hits
 from image_classifier.nets.classifier import FINE_TUNED, Backbone
 from image_classifier.nets.int8 import Int8Form, is_supported, quantize
@@ -31,7 +32,6 @@ MOST_IMAGES = 2000
 CALIBRATED_ON = 128  # images that tell the ranges of the numbers in the network
 MOST_LOST = 0.003  # of the accuracy, by heads that learned embeddings of either form
 BATCH_SIZE = 8
-AT_ONCE = 256  # images that are embedded between two reports
 
 
 @dataclass(frozen=True)

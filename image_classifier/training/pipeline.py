@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -23,9 +22,8 @@ from image_classifier.data.dataset import (
     may_be_held_out,
     targets_of,
 )
-from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.evaluation.evaluate import grouped
+from image_classifier.embedding.samples import EmbeddedSamples, embed_samples
 from image_classifier.evaluation.forecast import grown, with_all_labels
 from image_classifier.evaluation.metrics import (
     THRESHOLD,
@@ -59,7 +57,6 @@ MAX_MISTAKES = 5000  # that are kept, about a megabyte
 # to the served head than one that learns four fifths. With more, both are close to it, and ten heads take too long.
 FEWEST_IN_FIVE_FOLDS = 1000
 FORECAST_AGAIN = 1.2  # times as many labels as at the last forecast
-AT_ONCE = 256  # images that are embedded between two reports
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
 # at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
@@ -74,34 +71,15 @@ class TooFewLabels(ValueError):
     """There are too few labels to train on; the message says what is missing."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """Samples whose images could be read, their embeddings [n, size], and why the others could not."""
-
-    samples: list[Sample]
-    embeddings: Tensor
-    broken: dict[Sample, ImageError]
-
-
-def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
+def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> EmbeddedSamples:
     """Embeds samples in the background, and finds near-duplicates.
 
     Raises TooFewLabels for too few readable images.
     """
     settle_before_embedding(lane, backbone, samples)
-    kept, vectors, broken = [], [], {}
-    for start in range(0, len(samples), AT_ONCE):
-        progress({"phase": "embedding images", "image": start, "images": len(samples)})
-        some = samples[start : start + AT_ONCE]
-        found = lane.embed(backbone, [sample.image for sample in some], background=True)
-        for sample, vector in zip(some, found, strict=True):
-            if isinstance(vector, ImageError):
-                broken[sample] = vector
-            else:
-                kept.append(sample)
-                vectors.append(vector)
-    check_enough(kept)
-    return Embedded(grouped(lane, kept), torch.from_numpy(np.stack(vectors)), broken)
+    embedded = embed_samples(lane, backbone, samples, progress, background=True)
+    check_enough(embedded.samples)
+    return embedded
 
 
 def check_enough(samples: Sequence[Sample]) -> None:
@@ -191,7 +169,7 @@ class _Evaluation:
 
 def learn_head(
     backbone: Backbone,
-    embedded: Embedded,
+    embedded: EmbeddedSamples,
     classes: tuple[str, ...],
     hyperparameters: Hyperparameters,
     progress: Progress,

@@ -28,9 +28,9 @@ from image_classifier.cli.predictions import FIRST, predict
 from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.folders import Listing
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
+from image_classifier.embedding.samples import AT_ONCE
 from image_classifier.errors import UsersError
 from image_classifier.evaluation import comparison
-from image_classifier.evaluation.evaluate import AT_ONCE
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.progress import Progress

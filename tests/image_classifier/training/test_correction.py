@@ -8,22 +8,23 @@ import torch
 
 from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.training.correction import correct
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head, order_classes
+from image_classifier.training.pipeline import learn_head, order_classes
 
 
 def sample(number: int, label: Label) -> Sample:
     return Sample(ImageFile(Path("x"), sha256(str(number).encode()).hexdigest()), label)
 
 
-def labeled(labels: list[Label]) -> Embedded:
+def labeled(labels: list[Label]) -> EmbeddedSamples:
     """Embeddings around a center for each letter of their labels."""
     centers = torch.rand(3, 512, generator=torch.Generator().manual_seed(0))
     rows = torch.stack([sum((centers["abc".index(name)] for name in label), torch.zeros(512)) for label in labels])
     noise = torch.randn(len(labels), 512, generator=torch.Generator().manual_seed(1))
-    return Embedded([sample(number, label) for number, label in enumerate(labels)], rows + 0.3 * noise, {})
+    return EmbeddedSamples([sample(number, label) for number, label in enumerate(labels)], rows + 0.3 * noise, {})
 
 
 @pytest.mark.parametrize(

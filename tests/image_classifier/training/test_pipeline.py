@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from image_classifier.data.dataset import Label, Sample, held_out, may_be_held_out
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.forecast import grown
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
 from image_classifier.training import pipeline
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import (
-    Embedded,
     TooFewLabels,
     check_enough,
     embed,
@@ -135,7 +134,7 @@ def test_forecast_stays_until_a_fifth_more_labels_or_other_classes(
 
 
 def test_forecast_is_made_again_for_another_network_and_after_labels_were_corrected(backbone: Backbone) -> None:
-    def forecast(network: Backbone, embedded: Embedded, earlier: Classifier) -> dict[str, Any]:
+    def forecast(network: Backbone, embedded: EmbeddedSamples, earlier: Classifier) -> dict[str, Any]:
         found: dict[str, Any] = learn_head(network, embedded, ("a", "b", "c"), QUICK, silent, earlier).record["figures"]
         assert found["accuracy_low"] <= found["forecast"]["now"] <= found["accuracy_high"]
         return found["forecast"]
@@ -175,50 +174,6 @@ def test_several_labels_of_an_image_are_answered_if_more_likely_than_not(
     assert classifier.record["figures"]["macro_f1"] > 0.9
 
 
-def test_image_that_is_gone_gets_its_group_once_it_is_back(
-    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
-) -> None:
-    image = Image.open(samples[0].image.path)
-    copies = []
-    for name, kind in (("first", "png"), ("second", "bmp"), ("third", "tiff")):
-        image.save(path := tmp_path / f"{name}.{kind}")
-        copies.append(Sample(ImageFile.of(path), samples[0].label, name))
-    lane.embed(backbone, [sample.image for sample in copies])
-    content = copies[0].image.path.read_bytes()
-    copies[0].image.path.unlink()
-
-    gone, *others = embed(lane, backbone, [*copies, *samples[1:]], silent).samples
-
-    assert gone.group == ""
-    assert others[0].group == others[1].group == copies[1].image.digest
-    copies[0].image.path.write_bytes(content)
-    assert embed(lane, backbone, [gone, *others], silent).samples == [replace(gone, group=others[0].group), *others]
-
-
-def test_broken_images_are_left_out_and_named(
-    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
-) -> None:
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"\x89PNG\r\n but no more")
-    broken = Sample(ImageFile.of(path), "red", "broken")
-
-    embedded = embed(lane, backbone, [samples[0], broken, *samples[1:]], silent)
-
-    assert embedded.samples == [replace(sample, group=sample.image.digest) for sample in samples]
-    assert list(embedded.broken) == [broken]
-    assert len(embedded.embeddings) == len(samples)
-
-
-def test_each_sample_keeps_the_embedding_of_its_own_image(
-    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
-) -> None:
-    gone = Sample(ImageFile(tmp_path / "gone", "00" * 32), "red", "gone")
-    found = embed(lane, backbone, [samples[0], gone, *samples[1:9]], silent)
-    for sample, embedding in zip(found.samples, found.embeddings, strict=True):
-        pixels = backbone.preprocessing.normalize(backbone.preprocessing(sample.image.path)[None])
-        torch.testing.assert_close(embedding, backbone.module(pixels)[0], rtol=1e-3, atol=1e-4)
-
-
 SEVERAL, NONE = frozenset({"a"}), frozenset[str]()
 
 
@@ -247,16 +202,18 @@ def test_known_classes_keep_their_places() -> None:
 # --- embeddings without images ----------------------------------------------
 
 
-def around(labels: Sequence[Label], noise: float = 0.3) -> Embedded:
+def around(labels: Sequence[Label], noise: float = 0.3) -> EmbeddedSamples:
     """Embeddings around a centre for each class, of images that need not be there."""
     centres = torch.rand(3, 512, generator=torch.Generator().manual_seed(0))
     rows = torch.stack([sum((centres["abc".index(name)] for name in label), torch.zeros(512)) for label in labels])
     spread = torch.randn(len(labels), 512, generator=torch.Generator().manual_seed(1))
     images = [ImageFile(Path("x"), sha256(str(number).encode()).hexdigest()) for number in range(len(labels))]
-    return Embedded([Sample(i, label) for i, label in zip(images, labels, strict=True)], rows + noise * spread, {})
+    return EmbeddedSamples(
+        [Sample(i, label) for i, label in zip(images, labels, strict=True)], rows + noise * spread, {}
+    )
 
 
-def learn(backbone: Backbone, embedded: Embedded, told: Hyperparameters = QUICK) -> Classifier:
+def learn(backbone: Backbone, embedded: EmbeddedSamples, told: Hyperparameters = QUICK) -> Classifier:
     return learn_head(backbone, embedded, order_classes(embedded.samples, (), "abc"), told, silent)
 
 
@@ -272,7 +229,7 @@ def test_the_figures_are_of_heads_that_have_not_seen_the_images(backbone: Backbo
 
 def test_many_figures_are_of_heads_that_saw_neither_image_nor_copies(backbone: Backbone) -> None:
     once = around("abc" * 30, noise=20)
-    four = Embedded(once.samples * 4, once.embeddings.repeat(4, 1), {})
+    four = EmbeddedSamples(once.samples * 4, once.embeddings.repeat(4, 1), {})
     found = learn(backbone, four, Hyperparameters())
     assert found.record["figures"]["images"] == 360
     assert found.record["figures"]["accuracy"] < 0.65
@@ -317,7 +274,9 @@ def test_each_correction_counts_that_of_a_held_out_image_too(backbone: Backbone)
     ],
     ids=["two of each", "a single one", "images that look the same", "one class or none"],
 )
-def test_the_least_that_is_enough_gives_a_classifier_with_figures(embedded: Embedded, backbone: Backbone) -> None:
+def test_the_least_that_is_enough_gives_a_classifier_with_figures(
+    embedded: EmbeddedSamples, backbone: Backbone
+) -> None:
     found = learn(backbone, embedded)
     assert found.record["figures"]["images"] == len(embedded.samples)
     assert found.head(embedded.embeddings).isfinite().all()
@@ -339,7 +298,7 @@ def test_there_are_no_figures_if_all_images_that_were_looked_at_are_near_duplica
     assert found.head(embedded.embeddings).isfinite().all()
 
 
-def with_classes(embedded: Embedded, names: Sequence[str]) -> Embedded:
+def with_classes(embedded: EmbeddedSamples, names: Sequence[str]) -> EmbeddedSamples:
     samples = [replace(sample, label=name) for sample, name in zip(embedded.samples, names, strict=True)]
     return replace(embedded, samples=samples)
 
@@ -393,9 +352,9 @@ def test_near_duplicates_flatter_no_figure(backbone: Backbone) -> None:
     groups = [replace(sample, group=once.samples[int(sample.group)].image.digest) for sample in frames]
     embeddings = once.embeddings.repeat(6, 1) + 0.1 * torch.randn(540, 512, generator=torch.Generator().manual_seed(2))
 
-    figures = learn(backbone, Embedded(groups, embeddings, {}), Hyperparameters()).record["figures"]
+    figures = learn(backbone, EmbeddedSamples(groups, embeddings, {}), Hyperparameters()).record["figures"]
     apart = [replace(sample, group="") for sample in frames]
-    flattering = learn(backbone, Embedded(apart, embeddings, {}), Hyperparameters()).record["figures"]
+    flattering = learn(backbone, EmbeddedSamples(apart, embeddings, {}), Hyperparameters()).record["figures"]
 
     assert (figures["images"], figures["groups"]) == (540, 90)
     assert figures["accuracy"] < 0.6 < 0.9 < flattering["accuracy"]
@@ -405,7 +364,7 @@ def test_near_duplicates_flatter_no_figure(backbone: Backbone) -> None:
 # --- who has looked at the images -------------------------------------------
 
 
-def accepted(embedded: Embedded, rows: range) -> Embedded:
+def accepted(embedded: EmbeddedSamples, rows: range) -> EmbeddedSamples:
     """With the labels of these rows accepted in bulk."""
     samples = [replace(s, source="unseen") if row in rows else s for row, s in enumerate(embedded.samples)]
     return replace(embedded, samples=samples)
@@ -446,7 +405,7 @@ def test_labels_that_nobody_has_looked_at_count_less(backbone: Backbone) -> None
 
     typical = embedded.embeddings[::3].mean(0)  # of an a, which 16 labels call a and 24 call b
 
-    def answer(one: Embedded) -> str:
+    def answer(one: EmbeddedSamples) -> str:
         found = learn(backbone, one)
         return found.classes[int(found.head(typical).argmax())]
 
@@ -461,7 +420,7 @@ def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbo
     assert found.head.temperature == pytest.approx(usual_temperature(30), rel=0.05)
 
 
-def figures_of(backbone: Backbone, embedded: Embedded, **members: Sequence[int]) -> dict[str, Any]:
+def figures_of(backbone: Backbone, embedded: EmbeddedSamples, **members: Sequence[int]) -> dict[str, Any]:
     """The figures if a member of the samples is true in these rows."""
     changes: list[dict[str, Any]] = [
         {name: row in rows for name, rows in members.items()} for row in range(len(embedded.samples))

@@ -12,10 +12,11 @@ from torch import Tensor
 from image_classifier.data.dataset import Label, Sample, record_of, sample_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.training import update
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head, order_classes
+from image_classifier.training.pipeline import learn_head, order_classes
 from image_classifier.training.update import Updated, anchors_of, learn_changes
 
 LABELS = 600
@@ -62,7 +63,7 @@ def learned(labels: Sequence[Label]) -> tuple[Classifier, list[Sample]]:
     embeddings = torch.stack([embedding(backbone, number, label) for number, label in enumerate(labels)])
     classes = order_classes(samples, (), "abc")
     told = Hyperparameters(epochs=5)
-    return learn_head(backbone, Embedded(samples, embeddings, {}), classes, told, lambda record: None), samples
+    return learn_head(backbone, EmbeddedSamples(samples, embeddings, {}), classes, told, lambda record: None), samples
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_updated_head_is_near_one_that_learned_all_labels(known: Known, monkeypa
     samples = [sample_of(record) for record in updated.samples]
     embeddings = torch.stack([embedding(backbone, int(one.name), "abc"[int(one.name) % 3]) for one in samples])
     told = Hyperparameters(epochs=5)
-    whole = learn_head(backbone, Embedded(samples, embeddings, {}), ("a", "b", "c"), told, lambda record: None)
+    whole = learn_head(backbone, EmbeddedSamples(samples, embeddings, {}), ("a", "b", "c"), told, lambda record: None)
     shown = torch.stack([embedding(backbone, number, "a") for number in range(1000, 1100)])
     before, after, wanted = (
         (one.head.weight @ shown.T + one.head.bias[:, None]).softmax(0)[1]
