@@ -28,8 +28,8 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head
 from my_backend.jobs.record import new_job
 from my_backend.jobs.rq_queue import WORK, connect, rq_queue
 from my_backend.jobs.store import JobStore

@@ -36,8 +36,9 @@ from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import choose_device, load_backbone
 from image_classifier.training import update
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import count_labels, learn_head
+from image_classifier.training.labels import count_labels
 from label_studio_format.events import Change
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore

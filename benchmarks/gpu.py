@@ -42,10 +42,10 @@ from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Head, choose_device, load_backbone
 from image_classifier.nets.optimize import accelerate, mixed_precision
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head
 from testing.digits import write_digits
 
 CORES = os.cpu_count() or 1

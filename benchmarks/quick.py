@@ -39,8 +39,8 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.threads import one_thread
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head
 from testing.digits import LABEL_CONFIG
 from testing.fake_label_studio.annotated_projects import AnnotatedProjects
 

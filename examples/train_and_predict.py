@@ -12,7 +12,7 @@ from pathlib import Path
 from image_classifier import train
 from image_classifier.errors import UsersError
 from image_classifier.nets.weights import WeightsError
-from image_classifier.training.pipeline import TooFewLabels
+from image_classifier.training.labels import TooFewLabels
 
 
 def main(training: Path, others: Path, output: Path) -> float:

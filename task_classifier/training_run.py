@@ -21,11 +21,12 @@ from image_classifier.progress import Progress, Stages, TimeLeft
 from image_classifier.settings import ClassifierSettings
 from image_classifier.training import update
 from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
-from image_classifier.training.pipeline import TooFewLabels, check_enough, embed, learn_head, order_classes
+from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
 from image_classifier.training.update import Updated, learn_changes
 from label_studio_format.labeling_config import ImageChoices, Json
 from label_studio_format.training_report import Usage

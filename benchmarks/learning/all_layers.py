@@ -24,8 +24,8 @@ from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import all_layers
 from image_classifier.training.all_layers import NotBetter, learn_all_layers, try_all_layers
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head
 
 
 def main() -> None:

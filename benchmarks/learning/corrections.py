@@ -18,8 +18,9 @@ from image_classifier.data.dataset import classes_of, record_of
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Classifier
 from image_classifier.training import update
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import count_labels, learn_head
+from image_classifier.training.labels import count_labels
 from image_classifier.training.update import CHANGED_SHARE, anchors_of, update_head
 
 AT_ONCE = 10  # labels in each correction, as RETRAIN_AFTER_ANNOTATIONS has it

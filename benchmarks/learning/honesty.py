@@ -29,8 +29,9 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_head, order_classes
+from image_classifier.training.labels import order_classes
 from testing.digits import write_digits
 
 SIZES = (30, 100, 300, 1000)

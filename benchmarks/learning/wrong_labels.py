@@ -14,8 +14,9 @@ import torch
 from benchmarks.learning.embedded import Data, embedded_tasks, interval, options
 from image_classifier.data.dataset import Label, classes_of
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head, order_classes
+from image_classifier.training.labels import order_classes
 
 FIRST_SPLIT = 5000  # these splits weren't used to choose anything
 WRONG = 0.1  # share of labels that are changed

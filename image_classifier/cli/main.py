@@ -62,7 +62,7 @@ from image_classifier.nets.weights import WeightsError
 from image_classifier.progress import counted, ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.training.correction import correct
-from image_classifier.training.pipeline import TooFewLabels
+from image_classifier.training.labels import TooFewLabels
 
 app = typer.Typer(
     cls=Commands,

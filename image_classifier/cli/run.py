@@ -29,10 +29,11 @@ from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
 from image_classifier.progress import Progress
 from image_classifier.settings import PositiveFloat
 from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.labels import order_classes
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
-from image_classifier.training.pipeline import embed, learn_head, order_classes
 
 STATE_FILE = "training.json"
 RESULTS_FILE = "results.csv"

@@ -20,7 +20,7 @@ from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 from image_classifier.progress import Progress
 from image_classifier.settings import ClassifierSettings
-from image_classifier.training.pipeline import TooFewLabels, check_enough
+from image_classifier.training.labels import TooFewLabels, check_enough
 
 NAMED = 5  # classes named in an error, those that lose most images first
 

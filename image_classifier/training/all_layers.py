@@ -14,9 +14,10 @@ from image_classifier.evaluation.comparison import FEWEST_COMPARED, Comparison, 
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
 from image_classifier.progress import Progress, Record
 from image_classifier.settings import TrainMode
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.finetune import Diverged, fine_tune
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import TooFewLabels, embed, learn_head
+from image_classifier.training.labels import TooFewLabels
 
 log = logging.getLogger(__name__)
 

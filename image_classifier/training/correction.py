@@ -13,7 +13,7 @@ from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.progress import ignore
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import count_labels, label_weights
+from image_classifier.training.labels import count_labels, label_weights
 
 HEAVIER = 4
 MAX_WEIGHT = HEAVIER**4  # if an image isn't learned with this weight, it can't be learned

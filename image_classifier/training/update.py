@@ -21,7 +21,7 @@ from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.threads import one_thread
 from image_classifier.training.head import HEAD_DECAY, scale_of
-from image_classifier.training.pipeline import counts_of, label_weights
+from image_classifier.training.labels import counts_of, label_weights
 
 FEWEST_LABELS = 1000  # with fewer, training all heads on all of them takes less than a second
 MOST_CHANGES, CHANGED_SHARE = 500, 0.05  # labels since the head was trained on all: with more, it must be again

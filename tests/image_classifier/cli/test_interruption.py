@@ -36,13 +36,13 @@ finetune.PATIENCE = 1000
 NEVER_HAS_A_HEAD = """
 import time
 from image_classifier.cli.main import main
-from image_classifier.training import pipeline
+from image_classifier.training import classifier_head
 
 def wait(*given, **options):
     while True:
         time.sleep(0.1)
 
-pipeline.train_heads = wait
+classifier_head.train_heads = wait
 main()
 """
 

@@ -7,8 +7,8 @@ from image_classifier.data.dataset import Sample, held_out
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.comparison import Comparison, compare
 from image_classifier.nets.classifier import Backbone, Classifier, Head, load_backbone
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_head
 
 
 @pytest.fixture(scope="module")

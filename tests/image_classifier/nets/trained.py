@@ -10,8 +10,8 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import load_backbone, load_classifier, load_saved_backbone, read_record
 from image_classifier.nets.optimize import accelerate
 from image_classifier.training.all_layers import learn_all_layers
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_head
 
 ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
 

@@ -23,8 +23,8 @@ from image_classifier.training.all_layers import (
     trains_all_layers,
     try_all_layers,
 )
+from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_head
 
 QUICK = Hyperparameters(epochs=2, batch_size=8)
 BETTER, WORSE = Comparison(100, 100, 0.8, 0.9, 0.01, 0.1, 0.01), Comparison(100, 100, 0.8, 0.7, 0.01, -0.1, 0.01)

@@ -10,9 +10,10 @@ from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import load_backbone
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.correction import correct
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head, order_classes
+from image_classifier.training.labels import order_classes
 
 
 def sample(number: int, label: Label) -> Sample:

@@ -1,5 +1,6 @@
 """The learning curve of heads that learned parts of the labels: what each image is judged by, and what it costs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from image_classifier.evaluation.forecast import FEWEST_VOTES, Forecast
 from image_classifier.training import learning_curve
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.learning_curve import forecast_accuracy
+from image_classifier.training.learning_curve import EvaluatedImages, forecast_accuracy
 
 QUICK = Hyperparameters(epochs=4)
 
@@ -28,7 +29,7 @@ def found(
     folds = torch.arange(images) // classes % 5
     names = [str(row) for row in range(images)] if votes is None else votes
     correct = torch.arange(images) < right * images
-    return forecast_accuracy(embeddings, targets, classes, QUICK, folds, correct, names, share)
+    return forecast_accuracy(EvaluatedImages(embeddings, targets, folds, correct, names), classes, QUICK, share)
 
 
 @pytest.mark.parametrize(("images", "classes", "share"), [(40, 2, 0.9), (100, 5, 0.9), (300, 3, 0.8)])
@@ -50,7 +51,8 @@ def test_heads_never_learn_the_images_they_are_evaluated_on() -> None:
     embeddings = torch.randn(400, 600, generator=torch.Generator().manual_seed(4))
     folds, votes = torch.arange(400) % 5, [str(row) for row in range(400)]
 
-    forecast = forecast_accuracy(embeddings, labels, 4, Hyperparameters(), folds, labels == 0, votes, 0.8)
+    images = EvaluatedImages(embeddings, labels, folds, labels == 0, votes)
+    forecast = forecast_accuracy(images, 4, Hyperparameters(), 0.8)
 
     assert forecast is not None
     assert all(point.accuracy < 0.33 for point in forecast.curve[:2])
@@ -69,15 +71,13 @@ def test_only_images_that_are_drawn_at_random_have_a_vote() -> None:
     folds, votes = torch.arange(200) // 2 % 5, [str(row) for row in range(200)]
     right, drawn = torch.arange(200) < 100, torch.arange(200) >= 60
 
-    of_sample = forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, 0.8, drawn=drawn)
+    images = EvaluatedImages(embeddings, targets, folds, right, votes, drawn)
+    of_sample = forecast_accuracy(images, 2, QUICK, 0.8)
 
     assert of_sample is not None
     assert (of_sample.labels, of_sample.random_sample) == (200, True)
     assert of_sample.curve[-1].accuracy == pytest.approx(40 / 140)
-    assert (
-        forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, 0.8, drawn=torch.arange(200) >= 165)
-        is None
-    )
+    assert forecast_accuracy(replace(images, drawn=torch.arange(200) >= 165), 2, QUICK, 0.8) is None
 
 
 def test_too_few_votes_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +90,8 @@ def test_class_that_a_part_lacks_is_wrong_there() -> None:
     folds = torch.arange(100) // 2 % 5
     targets[(folds == 4).nonzero()[0]] = 2  # one image, in a fold that no part learns
 
-    forecast = forecast_accuracy(
-        embeddings, targets, 3, QUICK, folds, torch.ones(100, dtype=torch.bool), [str(row) for row in range(100)], 0.8
-    )
+    right, votes = torch.ones(100, dtype=torch.bool), [str(row) for row in range(100)]
+    forecast = forecast_accuracy(EvaluatedImages(embeddings, targets, folds, right, votes), 3, QUICK, 0.8)
 
     assert forecast is not None
     assert max(point.accuracy for point in forecast.curve[:2]) < 1

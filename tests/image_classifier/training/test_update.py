@@ -15,8 +15,9 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.training import update
+from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import learn_head, order_classes
+from image_classifier.training.labels import order_classes
 from image_classifier.training.update import Updated, anchors_of, learn_changes
 
 LABELS = 600
