@@ -52,14 +52,14 @@ def main() -> None:
     parser = options("benchmarks.learning", __doc__)
     parser.add_argument("--splits", type=int, default=8, help="number of splits")
     parser.add_argument("--json", type=Path, default=Path("learning.json"), help="file for all results")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)  # CPU seconds are measured on one core
     cells = []
-    for data in embedded_tasks(told):
+    for data in embedded_tasks(arguments):
         print(f"{data.name}: {len(data.samples)} images", flush=True)
-        for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
+        for split in range(FIRST_SPLIT, FIRST_SPLIT + arguments.splits):
             cells += list(measure(data, split))
-    told.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=0) + "\n", encoding="utf-8")
+    arguments.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=0) + "\n", encoding="utf-8")
     print("\n".join(tables(cells)))
 
 
@@ -116,7 +116,7 @@ def _shown(data: Data, learned: np.ndarray, classes: tuple[str, ...]) -> tuple[f
 def tables(cells: Sequence[Cell]) -> Iterator[str]:
     """Markdown tables: accuracy and macro-F1 of each method, gains, shown values, CPU time."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    judged = [task for task in tasks if task not in TUNED]
+    untuned = [task for task in tasks if task not in TUNED]
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(NAMES[figure])
         for task in tasks:
@@ -126,7 +126,7 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
     yield "\n\\* The settings were chosen on other splits of this task."
     for figure, over in product(("accuracy", "macro_f1"), (FORMER, LAST_LAYER)):
         yield from _heading(f"{NAMES[figure]}: paired gain over the {over}, 95% interval")
-        rows = {task: [task] for task in tasks} | {"**all but the tuned tasks**": judged, "**all**": tasks}
+        rows = {task: [task] for task in tasks} | {"**all but the tuned tasks**": untuned, "**all**": tasks}
         for name, these in rows.items():
             gains = [interval(_gains(cells, these, n, figure, over), signed=True) for n in SIZES]
             yield f"| {name} | {' | '.join(gains)} |"

@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=279, help="number of labels")
     parser.add_argument("--splits", type=int, default=5, help="number of splits")
     parser.add_argument("--first-split", type=int, default=FIRST_SPLIT, help="the first one's number")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     # All epochs of a trial, so that a busy machine changes nothing.
     all_layers.TRIAL_SECONDS = float("inf")
-    data = next(each for each in embedded_tasks(told) if each.name == told.task)
-    backbone = load_backbone(str(told.weights), None, LITE0)
-    for split in range(told.first_split, told.first_split + told.splits):
+    data = next(each for each in embedded_tasks(arguments) if each.name == arguments.task)
+    backbone = load_backbone(str(arguments.weights), None, LITE0)
+    for split in range(arguments.first_split, arguments.first_split + arguments.splits):
         with TemporaryDirectory() as place:
-            print("\n".join(measure(data, backbone, split, told.labels, Path(place))), flush=True)
+            print("\n".join(measure(data, backbone, split, arguments.labels, Path(place))), flush=True)
 
 
 def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Path) -> Iterator[str]:

@@ -42,13 +42,13 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10, help="number of splits")
     parser.add_argument("--first-split", type=int, default=FIRST_SPLIT, help="number of the first split")
     parser.add_argument("--anchors", type=int, default=update.ANCHORS, help="images that hold the head")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    update.ANCHORS = told.anchors
-    for data in embedded_tasks(told):
+    update.ANCHORS = arguments.anchors
+    for data in embedded_tasks(arguments):
         if any(not isinstance(sample.label, str) for sample in data.samples):
             continue  # several classes for an image are always learned from all labels
-        splits = range(told.first_split, told.first_split + told.splits)
+        splits = range(arguments.first_split, arguments.first_split + arguments.splits)
         print(row(data.name, [measure(data, split) for split in splits]), flush=True)
 
 

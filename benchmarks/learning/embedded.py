@@ -51,14 +51,14 @@ def options(module: str, about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def embedded_tasks(told: argparse.Namespace) -> Iterator[Data]:
+def embedded_tasks(arguments: argparse.Namespace) -> Iterator[Data]:
     """Each task, embedded by EfficientNet-Lite0; the digits also by a ResNet18 with random weights."""
-    folder = told.cache or told.pictures / ".benchmark"
-    backbone, random = load_backbone(str(told.weights), None, LITE0), load_backbone("none")
+    folder = arguments.cache or arguments.pictures / ".benchmark"
+    backbone, random = load_backbone(str(arguments.weights), None, LITE0), load_backbone("none")
     cache = EmbeddingCache(folder / "embeddings")
     lane = InferenceLane(cache)
     try:
-        for task in all_tasks(told.pictures, folder):
+        for task in all_tasks(arguments.pictures, folder):
             yield _embed(lane, backbone, task)
             if task.name == "digits":
                 yield _embed(lane, random, Task("digits, random", task.paths, task.labels, None))

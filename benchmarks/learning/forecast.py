@@ -49,14 +49,14 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10, help="number of splits")
     parser.add_argument("--tasks", default="", help="names of tasks, comma-separated; all by default")
     parser.add_argument("--json", type=Path, default=Path("forecast.json"), help="file for all results")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = []
-    for data in embedded_tasks(told):
-        if not told.tasks or data.name in told.tasks.split(","):
-            for split in range(UNSEEN_SPLIT, UNSEEN_SPLIT + told.splits):
+    for data in embedded_tasks(arguments):
+        if not arguments.tasks or data.name in arguments.tasks.split(","):
+            for split in range(UNSEEN_SPLIT, UNSEEN_SPLIT + arguments.splits):
                 runs += measure(data, split)
-            told.json.write_text(json.dumps([asdict(run) for run in runs], indent=0) + "\n", encoding="utf-8")
+            arguments.json.write_text(json.dumps([asdict(run) for run in runs], indent=0) + "\n", encoding="utf-8")
             print(f"{data.name} is done", flush=True)
     print("\n".join(tables(runs)))
 

@@ -51,12 +51,12 @@ def former_head(embeddings: Tensor, targets: Tensor, classes: int, scales: Tenso
     logits = _former_logits(embeddings, targets, classes)
     if not targets.is_floating_point():
         return lambda images: logits(images).argmax(1)
-    judged = torch.empty_like(targets)
+    unseen_logits = torch.empty_like(targets)
     folds = torch.arange(len(targets)) % FOLDS
     for fold in folds.unique():
         others = folds != fold
-        judged[~others] = _former_logits(embeddings[others], targets[others], classes)(embeddings[~others])
-    thresholds = _best_thresholds(judged, targets)
+        unseen_logits[~others] = _former_logits(embeddings[others], targets[others], classes)(embeddings[~others])
+    thresholds = _best_thresholds(unseen_logits, targets)
     return lambda images: (logits(images).sigmoid() >= thresholds).float()
 
 

@@ -55,23 +55,23 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20, help="number of splits of each task")
     parser.add_argument("--tasks", default="", help="names of tasks, comma-separated; all by default")
     parser.add_argument("--json", type=Path, default=Path("honesty.json"), help="file for all errors")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     shown: dict[tuple[str, str], list[Honesty]] = defaultdict(list)
-    for data in embedded_tasks(told):
+    for data in embedded_tasks(arguments):
         if isinstance(data.samples[0].label, frozenset):
             continue  # the main benchmark has these
-        if told.tasks and data.name not in told.tasks.split(","):
+        if arguments.tasks and data.name not in arguments.tasks.split(","):
             continue
-        for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
+        for split in range(FIRST_SPLIT, FIRST_SPLIT + arguments.splits):
             for size, honesty in at_random(data, split):
                 shown["at random", f"{size:,}"].append(honesty)
         for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
             for size, honesty in in_order(data, split):
                 shown["in the backend's order", f"{size:,}"].append(honesty)
-        told.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")
         print(f"{data.name} is done", flush=True)
-    print("\n".join(tables(shown, list(near_copies(told.cache or told.pictures / ".benchmark")))))
+    print("\n".join(tables(shown, list(near_copies(arguments.cache or arguments.pictures / ".benchmark")))))
 
 
 def at_random(data: Data, split: int) -> Iterator[tuple[int, Honesty]]:

@@ -45,15 +45,15 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5, help="number of splits")
     parser.add_argument("--tasks", default="themes,digits,fine,stamps,rare", help="names of tasks, comma-separated")
     parser.add_argument("--json", type=Path, default=Path("order.json"), help="file for all results")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = []
-    for data in embedded_tasks(told):
-        if data.name in told.tasks.split(","):
-            for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
+    for data in embedded_tasks(arguments):
+        if data.name in arguments.tasks.split(","):
+            for split in range(FIRST_SPLIT, FIRST_SPLIT + arguments.splits):
                 runs += [measure(data, split, name) for name in ORDERS]
                 print(data.name, split, *(f"{run.order}: {run.goal}" for run in runs[-len(ORDERS) :]), flush=True)
-    told.json.write_text(json.dumps([asdict(run) for run in runs], indent=0) + "\n", encoding="utf-8")
+    arguments.json.write_text(json.dumps([asdict(run) for run in runs], indent=0) + "\n", encoding="utf-8")
     print("\n".join(tables(runs)))
 
 

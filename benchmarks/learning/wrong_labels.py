@@ -28,12 +28,12 @@ def main() -> None:
     parser = options("benchmarks.learning.wrong_labels", __doc__)
     parser.add_argument("--splits", type=int, default=10, help="number of splits of each task")
     parser.add_argument("--tasks", default="", help="names of tasks, comma-separated; all by default")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
-    for data in embedded_tasks(told):
-        if not told.tasks or data.name in told.tasks.split(","):
-            found[data.name] = [measure(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits)]
+    for data in embedded_tasks(arguments):
+        if not arguments.tasks or data.name in arguments.tasks.split(","):
+            found[data.name] = [measure(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + arguments.splits)]
             print(f"{data.name} is done", flush=True)
     print("\n".join(table(found)))
 

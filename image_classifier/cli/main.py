@@ -377,10 +377,10 @@ def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings) -
 def _print_figures(model: SavedModel) -> None:
     record = model.classifier.record
     images, classes = sum(record["labels"].values()), len(model.classifier.classes)
-    judged = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
+    measured = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
     unseen = record.get("sources", {}).get("unseen", 0)
     accepted = f" ({unseen} accepted without review)" if unseen else ""
-    print(f"{shown(model.folder)}: {classes} classes from {images} images{accepted}; {judged}")
+    print(f"{shown(model.folder)}: {classes} classes from {images} images{accepted}; {measured}")
 
 
 def _headline(figures: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ class Experiment:
         classes = order_classes(embedded.samples, (), ())
         looked_at = sum(sample.evaluates for sample in embedded.samples)
         all_layers = trains_all_layers(self._recipe.training.mode, backbone, looked_at)
-        for_head, hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
+        for_head, hyperparameters = self._hyperparameters(backbone, embedded, classes, all_layers, progress)
         best = learn_head(backbone, embedded, classes, for_head, progress)
         save_model(best, embedded.samples, self._folder / HEAD)
         if all_layers:
@@ -166,7 +166,7 @@ class Experiment:
         self._checkpoint.unlink(missing_ok=True)
         return embedded.broken
 
-    def _told(
+    def _hyperparameters(
         self,
         backbone: Backbone,
         embedded: EmbeddedSamples,
@@ -179,24 +179,24 @@ class Experiment:
         With "auto", the learning rate is found once, without held-out images. If it is found for all layers, the head
         keeps the default: trained at their rate, it would be worse, and all layers would seem better than they are.
         """
-        told = self._recipe.training.hyperparameters()
+        hyperparameters = self._recipe.training.hyperparameters()
         if self._recipe.training.learning_rate != "auto":
-            return told, told
+            return hyperparameters, hyperparameters
         if "learning_rate" not in self._state:
             rows = [row for row, out in enumerate(held_out(embedded.samples)) if not out]
             samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
             scales = backbone.scales(embeddings.shape[1])
             if all_layers:
                 targets = targets_of([sample.label for sample in samples], classes)
-                head = train_head(embeddings, targets, len(classes), told, progress, scales=scales)
-                found = range_of_all_layers(backbone, head, samples, classes, told, progress)
+                head = train_head(embeddings, targets, len(classes), hyperparameters, progress, scales=scales)
+                found = range_of_all_layers(backbone, head, samples, classes, hyperparameters, progress)
             else:
-                found = range_of_head(embeddings, samples, classes, told, progress, scales=scales)
+                found = range_of_head(embeddings, samples, classes, hyperparameters, progress, scales=scales)
             write_rate_chart(self.rate_chart, found)
             self._state["learning_rate"] = found.chosen
             self._write_state()
-        found_rate = replace(told, learning_rate=self._state["learning_rate"])
-        return (told if all_layers else found_rate), found_rate
+        with_found_rate = replace(hyperparameters, learning_rate=self._state["learning_rate"])
+        return (hyperparameters if all_layers else with_found_rate), with_found_rate
 
     @property
     def rate_chart(self) -> Path:
@@ -220,7 +220,7 @@ class Experiment:
         bench: Workbench,
         head: Classifier,
         samples: Sequence[Sample],
-        told: Hyperparameters,
+        hyperparameters: Hyperparameters,
         progress: Progress,
         *,
         more_epochs: bool = True,
@@ -232,7 +232,7 @@ class Experiment:
                 bench.lane,
                 head,
                 samples,
-                told,
+                hyperparameters,
                 self._checkpoint,
                 progress,
                 mode=self._recipe.training.mode,

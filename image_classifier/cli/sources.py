@@ -50,10 +50,10 @@ def _split_samples(split: Split) -> list[Sample]:
     """The samples for training and for evaluation, each marked; an image in both is used for training only."""
     training = [replace(sample, part="train") for sample in _folder_samples(split.train)]
     known = {sample.image.digest for sample in training}
-    judged = [replace(sample, part="val") for sample in _folder_samples(split.val)]
-    kept = [sample for sample in judged if sample.image.digest not in known]
-    if len(kept) < len(judged):
-        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are left out: {shown(split.train)} has them too")
+    validation = [replace(sample, part="val") for sample in _folder_samples(split.val)]
+    kept = [sample for sample in validation if sample.image.digest not in known]
+    if left_out := len(validation) - len(kept):
+        say(f"{left_out} images of {shown(split.val)} are left out: {shown(split.train)} has them too")
     return [*training, *kept]
 
 

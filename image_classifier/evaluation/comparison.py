@@ -64,7 +64,7 @@ def compare(
     outside = held_out(learned_before)
     known = {sample.image.digest for sample, out in zip(learned_before, outside, strict=True) if not out}
     seen = {sample.vote for sample in samples if sample.image.digest in known}
-    judged = [
+    compared = [
         sample
         for sample, out in zip(samples, held_out(samples), strict=True)
         if out
@@ -73,9 +73,9 @@ def compare(
         # A class that only one of them knows would count against the other.
         and classes_of(sample.label) <= set(before.classes) & set(after.classes)
     ]
-    if not judged:
+    if not compared:
         return None
-    votes = [sample.vote for sample in judged]
+    votes = [sample.vote for sample in compared]
     weights = vote_weights(votes)
     groups = {vote: number for number, vote in enumerate(dict.fromkeys(votes))}
     rows = torch.tensor([groups[vote] for vote in votes])
@@ -84,11 +84,11 @@ def compare(
         return torch.zeros(len(groups)).index_add(0, rows, weights * values)
 
     (old, far), (new, near) = (
-        map(of_votes, _right_and_far(lane, classifier, judged)) for classifier in (before, after)
+        map(of_votes, _right_and_far(lane, classifier, compared)) for classifier in (before, after)
     )
     error, gain_error = (float(each.std(unbiased=False)) / len(groups) ** 0.5 for each in (old - new, far - near))
     right, gain = (float(old.mean()), float(new.mean())), float((far - near).mean())
-    return Comparison(len(judged), len(groups), *right, error, gain, gain_error)
+    return Comparison(len(compared), len(groups), *right, error, gain, gain_error)
 
 
 def _right_and_far(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -66,18 +66,18 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
         )
     if not samples:
         raise UsersError("there are no images to evaluate the model on: add images of its classes")
-    unseen, judged, trained_on = _split(model, samples)
-    embedded = embed_samples(lane, classifier.backbone, [*unseen, *judged], progress)
+    unseen, held_out_samples, trained_on = _split(model, samples)
+    embedded = embed_samples(lane, classifier.backbone, [*unseen, *held_out_samples], progress)
     kept, embeddings = embedded.samples, embedded.embeddings
     if not kept:
         raise UsersError(
             f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
             f"{len(embedded.broken)} can't be read; pass images that it wasn't trained on"
         )
-    held = {sample.image.digest for sample in judged}
+    held_out_digests = {sample.image.digest for sample in held_out_samples}
     logits = classifier.head(embeddings)
-    by_judge = torch.tensor([sample.image.digest in held for sample in kept])
-    logits[by_judge] = classifier.evaluation_head(embeddings[by_judge])
+    by_evaluation_head = torch.tensor([sample.image.digest in held_out_digests for sample in kept])
+    logits[by_evaluation_head] = classifier.evaluation_head(embeddings[by_evaluation_head])
     thresholds = classifier.head.thresholds
     labels = [frozenset(classes_of(s.label)) if thresholds else s.label for s in kept]
     targets, votes = targets_of(labels, classifier.classes), [sample.vote for sample in kept]
@@ -94,8 +94,8 @@ def _split(model: SavedModel, samples: Sequence[Sample]) -> tuple[list[Sample], 
         for sample, out in zip(model.samples, held_out(model.samples), strict=True)
     }
     unseen = [sample for sample in samples if sample.image.digest not in known]
-    judged = [sample for sample in samples if known.get(sample.image.digest)]
-    return unseen, judged, len(samples) - len(unseen) - len(judged)
+    held_out_samples = [sample for sample in samples if known.get(sample.image.digest)]
+    return unseen, held_out_samples, len(samples) - len(unseen) - len(held_out_samples)
 
 
 def probabilities_of(classifier: Classifier, logits: Tensor) -> Tensor:

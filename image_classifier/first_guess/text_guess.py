@@ -59,8 +59,8 @@ class ChoiceTexts:
         The reason is logged. After a failure, nothing is computed for ten minutes.
         """
         texts = [_texts(called) for called in names.values()]
-        told = json.dumps([self._fingerprint, self._encoder.identity, texts])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:32]
+        key = json.dumps([self._fingerprint, self._encoder.identity, texts])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:32]
         file = self._folder / f"{digest}.safetensors"
         with self._one_at_a_time:
             try:

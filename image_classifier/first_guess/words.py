@@ -30,8 +30,8 @@ def classes_of_choices(names: Mapping[str, Sequence[str]]) -> dict[str, list[int
 
 def _classes_of(name: str) -> frozenset[int]:
     """The classes of the whole name if it is in the table, otherwise those of its parts."""
-    told = " ".join(name[:_LONGEST].casefold().replace("_", " ").split())
-    return _of_word(told) or frozenset().union(*map(_of_word, _SEVERAL.split(told)))
+    words = " ".join(name[:_LONGEST].casefold().replace("_", " ").split())
+    return _of_word(words) or frozenset().union(*map(_of_word, _SEVERAL.split(words)))
 
 
 def _of_word(word: str) -> frozenset[int]:

@@ -127,8 +127,8 @@ def make_backbone(
 
 
 def _fingerprint(bare: Bare, network: str, preprocessing: Preprocessing) -> str:
-    told = [network, preprocessing.record(), *bare.stages]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    structure = [network, preprocessing.record(), *bare.stages]
+    digest = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, tensor in sorted(bare.module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -180,7 +180,7 @@ def _download(network: str) -> Path:
         raise WeightsError(f"the download failed: {why(error)}") from error
 
 
-def _create(network: str, **told: Any) -> Any:
+def _create(network: str, **options: Any) -> Any:
     """A model with both encoders."""
     gelu = {"force_quick_gelu": True} if _config(network).get("quick_gelu") else {}
-    return _open_clip().create_model(_parts(network)[0], **gelu, **told).eval()
+    return _open_clip().create_model(_parts(network)[0], **gelu, **options).eval()

@@ -134,11 +134,11 @@ def _config(network: str) -> Any:
 def _create(network: str, image_size: int, *, pretrained: bool) -> nn.Module:
     config = _config(network)
     resized = config.fixed_input_size and config.input_size[1:] != (image_size, image_size)
-    told = {"img_size": image_size} if resized else {}
+    options = {"img_size": image_size} if resized else {}
     if not pretrained:  # pretrained weights are read with their last layer
-        told["num_classes"] = 0
+        options["num_classes"] = 0
     try:
-        created: nn.Module = _timm().create_model(network.removeprefix(PREFIX), pretrained=pretrained, **told)
+        created: nn.Module = _timm().create_model(network.removeprefix(PREFIX), pretrained=pretrained, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise wrong_size(network, image_size, error) from error
     return created

@@ -140,13 +140,13 @@ def _in_words(comparison: Comparison | None) -> str:
 
 def _check_enough(samples: Sequence[Sample]) -> None:
     """Raises NotBetter if too few images have been looked at to train all layers, or to show that they are better."""
-    training, judged = _looked_at(samples)
+    training, held_out_samples = _looked_at(samples)
     if len(training) < FEWEST_TRAINING_IMAGES:
         raise NotBetter(
             f"skipped training all layers, because it needs at least {FEWEST_TRAINING_IMAGES} images that a person has "
             f"looked at, in addition to the held-out ones; found {len(training)}"
         )
-    groups = len({sample.vote for sample in judged})
+    groups = len({sample.vote for sample in held_out_samples})
     if groups < FEWEST_COMPARED:
         raise NotBetter(
             f"skipped training all layers, because at least {FEWEST_COMPARED} held-out images are needed to show "
@@ -170,8 +170,10 @@ def _looked_at(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """
     sides = zip(samples, may_be_held_out(samples), strict=True)
     training = [sample for sample, may_be in sides if sample.evaluates and not may_be]
-    judged = [sample for sample, out in zip(samples, held_out(samples), strict=True) if sample.evaluates and out]
-    return training, judged
+    held_out_samples = [
+        sample for sample, out in zip(samples, held_out(samples), strict=True) if sample.evaluates and out
+    ]
+    return training, held_out_samples
 
 
 def learn_all_layers(
@@ -192,8 +194,8 @@ def learn_all_layers(
     Resumes from the checkpoint if there is one; without `more_epochs`, takes the best epoch so far. The new network is
     passed to `prepare` before it embeds the samples.
     """
-    told = hyperparameters if more_epochs else replace(hyperparameters, epochs=0)
-    backbone = _tune(start, samples, told, checkpoint, progress, seconds)
+    for_layers = hyperparameters if more_epochs else replace(hyperparameters, epochs=0)
+    backbone = _tune(start, samples, for_layers, checkpoint, progress, seconds)
     if prepare:
         prepare(backbone)
     embedded = embed(lane, backbone, samples, progress)
@@ -213,13 +215,13 @@ def _tune(
     seconds: float,
 ) -> Backbone:
     """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
-    training, judged = _looked_at(samples)
+    training, held_out_samples = _looked_at(samples)
     try:
         tuned = fine_tune(
             start.backbone,
             start.evaluation_head,
             training,
-            judged or training,  # with too few labels to hold any out, the best that can be said
+            held_out_samples or training,  # with too few labels to hold any out, the best that can be said
             start.classes,
             hyperparameters,
             checkpoint,

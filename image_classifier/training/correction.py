@@ -44,7 +44,7 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
             f"can't retrain the model, because a newer release trained it with settings that this release doesn't have "
             f"({', '.join(sorted(unknown))}): install the newer release, or train again"
         )
-    told = Hyperparameters(**settings)
+    hyperparameters = Hyperparameters(**settings)
     targets = targets_of([sample.label for sample in samples], classifier.classes)
     digests = [sample.image.digest for sample in samples]
     weights: dict[str, int] = dict(classifier.record.get("corrections", {}))
@@ -53,7 +53,7 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     def train(chosen: Tensor) -> Head:
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
         known = embeddings[chosen], targets[chosen], len(classifier.classes)
-        head = train_head(*known, told, ignore, repeats=repeats, weights=counted[chosen], scales=scales)
+        head = train_head(*known, hyperparameters, ignore, repeats=repeats, weights=counted[chosen], scales=scales)
         return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:
@@ -70,11 +70,13 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     learned = corrected.image.digest not in wrong(served)
     out = torch.tensor(held_out(samples)) & torch.tensor([digest not in weights for digest in digests])
     looked_at = torch.tensor([sample.evaluates for sample in samples])
-    judge = train(looked_at & ~out if (looked_at & ~out).any() else ~out)
+    evaluation_head = train(looked_at & ~out if (looked_at & ~out).any() else ~out)
     out &= looked_at
-    before, after = (_accuracy(head, embeddings[out], targets[out]) for head in (classifier.evaluation_head, judge))
+    before, after = (
+        _accuracy(head, embeddings[out], targets[out]) for head in (classifier.evaluation_head, evaluation_head)
+    )
     record = {**classifier.record, **count_labels(samples, classifier.classes), "corrections": weights}
-    done = replace(classifier, head=served, evaluation_head=judge, record=record)
+    done = replace(classifier, head=served, evaluation_head=evaluation_head, record=record)
     return Correction(done, learned, int(out.sum()), before, after)
 
 

@@ -68,14 +68,14 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
     """
     if backbone.int8 or not lane.precisions or not is_supported(lane.device):
         return None
-    judged = _judged(backbone, samples)
-    classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in judged)))
-    if len(judged) < max(FEWEST_IMAGES, 2 * lane.precisions.images_of_failed_int8(backbone, classes)):
+    compared = _samples_to_compare(backbone, samples)
+    classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in compared)))
+    if len(compared) < max(FEWEST_IMAGES, 2 * lane.precisions.images_of_failed_int8(backbone, classes)):
         return None
     begun = time.monotonic()
-    progress({"phase": "trying int8", "image": 0, "images": len(judged)})
+    progress({"phase": "trying int8", "image": 0, "images": len(compared)})
     try:
-        ranges = list(_pixels(backbone, draw(judged, CALIBRATED_ON)))
+        ranges = list(_pixels(backbone, draw(compared, CALIBRATED_ON)))
         graph, weights = quantize(backbone.module, backbone.preprocessing.crop_size, ranges)
     except (OSError, MemoryError) as error:  # not the network's fault
         log.warning(
@@ -87,7 +87,7 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
         lane.precisions.note_failed_int8(backbone, classes, MOST_IMAGES, {"error": str(error)})
         return None
     form = backbone.computed_by(Int8Form(backbone.fingerprint, graph, weights))
-    trial = _compare(lane, backbone, form, judged, classes, progress)
+    trial = _compare(lane, backbone, form, compared, classes, progress)
     seconds = round(time.monotonic() - begun, 1)
     log.info("int8 for network %s: %s, %s, in %.1f s", backbone.fingerprint[:8], trial, trial.passed, seconds)
     if trial.passed:
@@ -96,7 +96,7 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
     return None
 
 
-def _judged(backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
+def _samples_to_compare(backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
     """One image of each group of near-duplicates that a person has looked at; of many, some drawn at random."""
     seen = [
         sample

@@ -33,7 +33,7 @@ def check_enough(samples: Sequence[Sample]) -> None:
     """
     counts = Counter(name for sample in samples for name in classes_of(sample.label))
     multiple = any(not isinstance(sample.label, str) for sample in samples)
-    # What all images have cannot be told from what none has.
+    # What all images have cannot be distinguished from what none has.
     learnable = [name for name, count in counts.items() if not multiple or count < len(samples)]
     if len(samples) >= MIN_IMAGES and len(learnable) >= (1 if multiple else MIN_CLASSES):
         return

@@ -40,23 +40,26 @@ def range_of_all_layers(
     head: Head,
     samples: Sequence[Sample],
     classes: Sequence[str],
-    told: Hyperparameters,
+    hyperparameters: Hyperparameters,
     progress: Progress,
 ) -> RateRange:
-    """Runs the range test for all layers on a copy of the network with its trained head; ignores `told`'s rate."""
+    """Runs the range test for all layers on a copy of the network with its trained head.
+
+    The hyperparameters' rate is ignored.
+    """
     device = choose_device()
-    module, body, last = trainable(backbone, head, told.seed)
+    module, body, last = trainable(backbone, head, hyperparameters.seed)
     module.to(device).train(learns_statistics(backbone))
     preprocessing = backbone.preprocessing
     paths, labels = [sample.image.path for sample in samples], [sample.label for sample in samples]
     dataset = ImageClassifierDataset(paths, labels, classes, preprocessing)
-    batches = _forever(dataset, told)
+    batches = _forever(dataset, hyperparameters)
 
     def loss() -> Tensor:
         pixels, targets = next(batches)
         return loss_of(module(preprocessing.normalize(pixels.to(device))), targets.to(device))
 
-    rates, losses = _sweep(body, last, loss, told, progress)
+    rates, losses = _sweep(body, last, loss, hyperparameters, progress)
     return RateRange(rates, losses, rate_of_all_layers(rates, losses))
 
 
@@ -64,47 +67,47 @@ def range_of_head(
     embeddings: Tensor,
     samples: Sequence[Sample],
     classes: Sequence[str],
-    told: Hyperparameters,
+    hyperparameters: Hyperparameters,
     progress: Progress,
     *,
     scales: Tensor | None = None,
 ) -> RateRange:
-    """Runs the range test for a new last layer on embeddings [n, size]; ignores `told.learning_rate`.
+    """Runs the range test for a new last layer on embeddings [n, size]; ignores the hyperparameters' rate.
 
     `scales` [size] is as for `train_head`.
     """
     targets = targets_of([sample.label for sample in samples], classes)
     mean, std = scale_of(embeddings)
     inputs = (embeddings - mean) / (std if scales is None else std / scales)
-    generator = torch.Generator().manual_seed(told.seed)
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
     layer = nn.Linear(inputs.shape[1], len(classes))
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)  # a head starts without random noise
 
     def loss() -> Tensor:
-        some = torch.randint(len(inputs), (told.batch_size,), generator=generator)
+        some = torch.randint(len(inputs), (hyperparameters.batch_size,), generator=generator)
         return loss_of(layer(inputs[some]), targets[some])
 
-    rates, losses = _sweep([], list(layer.parameters()), loss, told, progress)
+    rates, losses = _sweep([], list(layer.parameters()), loss, hyperparameters, progress)
     return RateRange(rates, losses, rate_of_head(rates, losses))
 
 
-def _forever(dataset: ImageClassifierDataset, told: Hyperparameters) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(told.seed)
+def _forever(dataset: ImageClassifierDataset, hyperparameters: Hyperparameters) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
     while True:
-        yield from shuffled_batches(dataset, told.batch_size, generator)
+        yield from shuffled_batches(dataset, hyperparameters.batch_size, generator)
 
 
 def _sweep(
     body: list[nn.Parameter],
     last: list[nn.Parameter],
     loss: Callable[[], Tensor],
-    told: Hyperparameters,
+    hyperparameters: Hyperparameters,
     progress: Progress,
 ) -> tuple[list[float], list[float]]:
     """Does one step of SGD at each rate, until the loss diverges; returns the rates and the smoothed losses."""
     groups = [{"params": body, "factor": 1}] if body else []
-    optimizer = SGD([*groups, {"params": last, "factor": HEAD_RATE}], lr=LOWEST, momentum=told.momentum)
+    optimizer = SGD([*groups, {"params": last, "factor": HEAD_RATE}], lr=LOWEST, momentum=hyperparameters.momentum)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0

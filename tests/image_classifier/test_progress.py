@@ -20,7 +20,7 @@ HEAD: list[Record] = [
 ALL_LAYERS = [{"phase": "training all layers", "epoch": epoch, "epochs": 10} for epoch in range(1, 11)]
 
 
-def told(records: list[Record], *, all_layers: bool) -> list[float]:
+def shares_of(records: list[Record], *, all_layers: bool) -> list[float]:
     found: list[float] = []
     stages = Stages(lambda record: found.append(record["done"]), all_layers=all_layers)
     for record in records:
@@ -31,20 +31,22 @@ def told(records: list[Record], *, all_layers: bool) -> list[float]:
 def test_the_share_grows_from_nothing_to_almost_all() -> None:
     records = [*IMAGES, *HEAD, *ALL_LAYERS, *IMAGES[1:], *HEAD]
 
-    for shares in (told([*IMAGES, *HEAD], all_layers=False), told(records, all_layers=True)):
+    for shares in (shares_of([*IMAGES, *HEAD], all_layers=False), shares_of(records, all_layers=True)):
         assert shares[0] == 0
         assert shares == sorted(shares)
         assert 0.9 < shares[-1] < 1
 
 
 def test_half_of_the_epochs_of_all_layers_is_about_half_of_the_whole() -> None:
-    shares = told([*IMAGES, *HEAD, *ALL_LAYERS[:5]], all_layers=True)
+    shares = shares_of([*IMAGES, *HEAD, *ALL_LAYERS[:5]], all_layers=True)
 
     assert shares[-1] == pytest.approx(0.5, abs=0.05)
 
 
 def test_what_the_plan_does_not_know_changes_nothing() -> None:
-    assert told([*IMAGES[:3], {"phase": "resting"}, {}], all_layers=False)[-3:] == [pytest.approx(0.6213, abs=1e-3)] * 3
+    shares = shares_of([*IMAGES[:3], {"phase": "resting"}, {}], all_layers=False)
+
+    assert shares[-3:] == [pytest.approx(0.6213, abs=1e-3)] * 3
 
 
 def test_time_left_is_that_of_the_images_so_far(monkeypatch: pytest.MonkeyPatch) -> None:

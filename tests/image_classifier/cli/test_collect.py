@@ -483,8 +483,8 @@ def test_collect_reads_settings_of_the_backend(monkeypatch: pytest.MonkeyPatch) 
 def test_progress_counts_images_up_to_all_of_them(images: Images, tmp_path: Path) -> None:
     count = 3 * collect_module.PARALLEL
     lines = [Line(number, f"{images.server.url}/{number}.png", "cat") for number in range(count)]
-    told: list[dict[str, Any]] = []
-    collect_module.collect(lines, tmp_path / "photos", CollectSettings(), told.append)
-    done = [record["image"] for record in told]
-    assert {record["images"] for record in told} == {count}
+    records: list[dict[str, Any]] = []
+    collect_module.collect(lines, tmp_path / "photos", CollectSettings(), records.append)
+    done = [record["image"] for record in records]
+    assert {record["images"] for record in records} == {count}
     assert done[0] == 0 and done == sorted(done) and done[-1] > count - 2 * collect_module.PARALLEL

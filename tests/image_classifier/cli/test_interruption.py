@@ -59,8 +59,8 @@ def folder(digits: list[tuple[Path, str]], tmp_path: Path) -> Path:
 
 
 def arguments(folder: Path, output: Path) -> list[str]:
-    told = ("--weights", "none", "--image-size", "32", "--mode", "full", "--epochs", str(EPOCHS), "--batch-size", "4")
-    return ["train", str(folder), "--output", str(output), *told]
+    options = ["--weights", "none", "--image-size", "32", "--mode", "full", "--batch-size", "4"]
+    return ["train", str(folder), "--output", str(output), *options, "--epochs", str(EPOCHS)]
 
 
 def start(folder: Path, output: Path, *options: str, code: str = ALL_LAYERS_ARE_BETTER) -> "subprocess.Popen[str]":

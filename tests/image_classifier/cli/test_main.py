@@ -595,7 +595,7 @@ def test_evaluate_judges_on_images_that_the_model_has_not_seen(run: Command, tra
     assert set(figures["per_class"]) == set("012")
 
 
-def test_a_class_without_images_to_judge_it_by_has_a_dash(
+def test_a_class_without_images_to_evaluate_it_by_has_a_dash(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:
     some = Path(shutil.copytree(others, tmp_path / "some"))
@@ -616,7 +616,7 @@ def test_the_confusion_matrix_names_its_columns(run: Command, trained: Path, oth
     assert len({len(line) for line in renamed[start + 1 :]}) == 1  # each name ends above its column
 
 
-def test_what_the_model_was_trained_on_does_not_judge_it(run: Command, trained: Path, folder: Path) -> None:
+def test_what_the_model_was_trained_on_does_not_evaluate_it(run: Command, trained: Path, folder: Path) -> None:
     held = sum(held_out(read_samples(trained / "head/samples.json")))
     assert 0 < held < 36
     said = run("evaluate", trained, folder, "--json")
@@ -754,7 +754,7 @@ def test_a_corrected_image_is_right_at_once(run: Command, model: Path, others: P
     assert [path.name for path in model.iterdir() if path.name.startswith(".")] == [".head.lock"]
 
 
-def test_a_correction_outlasts_the_next_one_and_does_not_judge_the_model(
+def test_a_correction_outlasts_the_next_one_and_does_not_evaluate_the_model(
     run: Command, model: Path, others: Path
 ) -> None:
     first, second = sorted((others / "0").iterdir())[:2]

@@ -389,7 +389,7 @@ def test_cache_that_is_damaged_while_it_is_open_and_the_disk_full_works_again_la
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        found, told = process.communicate(timeout=60)
-    assert found.split() == ["0", "0", "0", "300"], told
-    assert "creating a new one" in told
-    assert "can't create a new embedding cache" in told
+        found, logged = process.communicate(timeout=60)
+    assert found.split() == ["0", "0", "0", "300"], logged
+    assert "creating a new one" in logged
+    assert "can't create a new embedding cache" in logged

@@ -1,4 +1,4 @@
-"""Which head judges which image."""
+"""Which head evaluates which image."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_each_image_is_evaluated_by_a_head_that_has_not_seen_it(
     assert found.trained_on == 40 - len(out)
 
 
-def test_a_corrected_image_judges_nothing(bench: Workbench, backbone: Backbone, samples: list[Sample]) -> None:
+def test_a_corrected_image_evaluates_nothing(bench: Workbench, backbone: Backbone, samples: list[Sample]) -> None:
     known = samples[:40]
     out = [sample for sample, is_out in zip(known, held_out(known), strict=True) if is_out]
     record = {"corrections": {out[0].image.digest: 1}}
@@ -71,7 +71,7 @@ def test_a_model_that_allows_several_classes_must_name_just_the_right_one(
     assert found.evaluation.confusion == []
 
 
-def test_where_nothing_is_left_to_judge_on_that_is_said(
+def test_where_nothing_is_left_to_evaluate_on_that_is_said(
     bench: Workbench, backbone: Backbone, samples: list[Sample]
 ) -> None:
     known = [sample for sample, is_out in zip(samples, held_out(samples), strict=True) if not is_out][:6]

@@ -189,11 +189,11 @@ def load_pretrained(environment: dict[str, str], folder: Path) -> str:
 
 @needs_open_clip
 def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix(tmp_path: Path) -> None:
-    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"}, tmp_path)
+    printed = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"}, tmp_path)
 
-    assert told.startswith("random Can't load the pretrained weights (the download failed: ")
-    assert "Connection refused" in told
-    assert "download https://huggingface.co/someone/tiny and set WEIGHTS to the file" in told
+    assert printed.startswith("random Can't load the pretrained weights (the download failed: ")
+    assert "Connection refused" in printed
+    assert "download https://huggingface.co/someone/tiny and set WEIGHTS to the file" in printed
 
 
 @needs_open_clip
@@ -208,6 +208,6 @@ def test_downloaded_weights_are_loaded_without_asking_the_server(
     file = folder / "snapshots/abc" / name
     _ = save_file(weights, file) if file.suffix == ".safetensors" else torch.save(weights, file)
 
-    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}, tmp_path)
+    printed = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}, tmp_path)
 
-    assert told.split() == ["imagenet", "[1,", "24]"]
+    assert printed.split() == ["imagenet", "[1,", "24]"]

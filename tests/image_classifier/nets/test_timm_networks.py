@@ -172,12 +172,12 @@ def load_pretrained(environment: dict[str, str]) -> str:
 
 @needs_timm
 def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix() -> None:
-    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"})
+    printed = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"})
 
-    assert told.startswith("random Can't load the pretrained weights (the download failed: ")
-    assert "Connection refused" in told
-    assert "set NETWORK=timm:tf_efficientnet_lite0" in told
-    assert "download https://huggingface.co/timm/test_vit.r160_in1k and set WEIGHTS to the file" in told
+    assert printed.startswith("random Can't load the pretrained weights (the download failed: ")
+    assert "Connection refused" in printed
+    assert "set NETWORK=timm:tf_efficientnet_lite0" in printed
+    assert "download https://huggingface.co/timm/test_vit.r160_in1k and set WEIGHTS to the file" in printed
 
 
 @needs_timm
@@ -185,7 +185,7 @@ def test_server_that_never_answers_is_given_up_within_seconds() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        told = load_pretrained({"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})
+        printed = load_pretrained({"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})
         asked = 0
         silent.settimeout(0)
         with suppress(BlockingIOError):
@@ -193,7 +193,7 @@ def test_server_that_never_answers_is_given_up_within_seconds() -> None:
                 silent.accept()[0].close()
                 asked += 1
 
-    assert told.startswith("random Can't load the pretrained weights (the download failed: ")
+    assert printed.startswith("random Can't load the pretrained weights (the download failed: ")
     assert asked == 1  # huggingface_hub alone would have tried six times for each of several files
 
 
@@ -205,6 +205,6 @@ def test_downloaded_weights_are_loaded_without_asking_the_server(tmp_path: Path)
     (folder / "refs/main").write_text("abc")
     save_file(network_of("timm:test_vit", 160).state_dict(), folder / "snapshots/abc/model.safetensors")
 
-    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)})
+    printed = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)})
 
-    assert told.strip() == "imagenet"
+    assert printed.strip() == "imagenet"

@@ -43,7 +43,7 @@ def test_all_images_are_evaluated_by_cross_validation_at_any_number(
     assert classifier.record["labels"] == dict.fromkeys(("red", "green", "blue"), 30 * times)
 
 
-def test_held_out_images_judge_if_the_backbone_was_trained_on_the_others(
+def test_held_out_images_evaluate_if_the_backbone_was_trained_on_the_others(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     tuned = replace(backbone, origin=FINE_TUNED)
@@ -53,7 +53,7 @@ def test_held_out_images_judge_if_the_backbone_was_trained_on_the_others(
     assert (figures["judged_by"], figures["images"]) == ("held-out images", sum(held_out(samples)))
 
 
-def test_images_that_somebody_chose_for_it_judge(
+def test_images_that_somebody_chose_for_it_evaluate(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     split = [replace(sample, part="val" if number < 60 else "train") for number, sample in enumerate(samples)]

@@ -34,7 +34,7 @@ def samples(colors: list[Sample]) -> list[Sample]:
 def test_class_that_no_head_could_predict_has_no_f1_and_counts_in_no_mean(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample], copies: int
 ) -> None:
-    """The head that judges a class's only image, or all near-duplicates of it, has learned none."""
+    """The head that evaluates a class's only image, or all near-duplicates of it, has learned none."""
     of = {name: [sample for sample in samples if sample.label == name] for name in ("red", "green", "blue")}
     embedded = embed(lane, backbone, [*of["red"], *of["green"], *of["blue"][:copies]], silent)
     one = embedded.samples[60].image.digest
@@ -192,7 +192,7 @@ def test_a_wrong_label_is_the_first_mistake(lane: InferenceLane, backbone: Backb
     assert (found[0].name, found[0].digest) == (wrong.name, wrong.image.digest)
     assert (found[0].label, found[0].predicted) == ((wrong.label,), (samples[0].label,))
     assert found[0].confidence > 0.4
-    assert not found[0].learned, "cross-validation judges each image by a head that has not seen it"
+    assert not found[0].learned, "cross-validation evaluates each image by a head that has not seen it"
 
 
 @pytest.mark.parametrize("origin", ["imagenet", FINE_TUNED])

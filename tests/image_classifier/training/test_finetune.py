@@ -35,7 +35,7 @@ def tune(
     backbone: Backbone,
     images: list[Sample],
     folder: Path,
-    told: Hyperparameters = FAST,
+    hyperparameters: Hyperparameters = FAST,
     progress: Callable[[dict[str, Any]], None] = ignore,
     *,
     classes: str = "012",
@@ -43,9 +43,9 @@ def tune(
     **limits: float,
 ) -> FineTuned:
     head = Head(torch.zeros(len(classes), 960), torch.zeros(len(classes)))
-    judged = images if held_out is None else held_out
+    evaluated = images if held_out is None else held_out
     checkpoint = folder / "checkpoint.safetensors"
-    return fine_tune(backbone, head, images, judged, classes, told, checkpoint, progress, **limits)
+    return fine_tune(backbone, head, images, evaluated, classes, hyperparameters, checkpoint, progress, **limits)
 
 
 def weights(backbone: Backbone) -> dict[str, bytes]:
@@ -69,8 +69,8 @@ def colours(tmp_path: Path) -> list[Sample]:
 def test_all_layers_learn(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
     records: list[dict[str, Any]] = []
     before = weights(backbone)
-    told = Hyperparameters(epochs=5, batch_size=4, learning_rate=0.0003)
-    tuned = tune(backbone, colours[:12], tmp_path, told, records.append, held_out=colours[12:])
+    hyperparameters = Hyperparameters(epochs=5, batch_size=4, learning_rate=0.0003)
+    tuned = tune(backbone, colours[:12], tmp_path, hyperparameters, records.append, held_out=colours[12:])
     assert [(r["phase"], r["epoch"], r["epochs"]) for r in records] == [
         ("training all layers", epoch, 5) for epoch in range(1, 6)
     ]
@@ -89,16 +89,16 @@ def test_pretrained_network_trains_upper_layers_without_batch_statistics(
     backbone: Backbone, colours: list[Sample], tmp_path: Path
 ) -> None:
     pretrained = replace(backbone, origin="imagenet")
-    told = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
-    before, after = weights(backbone), weights(tune(pretrained, colours[:12], tmp_path, told).backbone)
+    hyperparameters = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
+    before, after = weights(backbone), weights(tune(pretrained, colours[:12], tmp_path, hyperparameters).backbone)
     moved = {name for name in after if after[name] != before[name]}
     learned = {name for name, _ in backbone.module.named_parameters() if name.startswith("layer4.")}
     assert moved == learned  # three quarters of the parameters
 
 
 def test_random_network_learns_its_batch_statistics(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
-    told = Hyperparameters(epochs=1, batch_size=4)
-    before, after = weights(backbone), weights(tune(backbone, colours[:12], tmp_path, told).backbone)
+    hyperparameters = Hyperparameters(epochs=1, batch_size=4)
+    before, after = weights(backbone), weights(tune(backbone, colours[:12], tmp_path, hyperparameters).backbone)
     statistics = [name for name in after if name.endswith(("running_mean", "running_var"))]
     assert statistics
     assert [name for name in statistics if after[name] == before[name]] == []
@@ -113,8 +113,8 @@ def test_the_best_epoch_is_kept_not_the_last(backbone: Backbone, samples: list[S
         epochs.append(whole_state(tmp_path))
 
     # So high a rate that it does not only get better
-    told = Hyperparameters(epochs=4, batch_size=4, learning_rate=0.05)
-    tuned = tune(backbone, samples[:8], tmp_path, told, look, held_out=samples[8:17])
+    hyperparameters = Hyperparameters(epochs=4, batch_size=4, learning_rate=0.05)
+    tuned = tune(backbone, samples[:8], tmp_path, hyperparameters, look, held_out=samples[8:17])
     best = accuracies.index(max(accuracies))
     assert best < len(epochs) - 1, "choose another rate: the last epoch is the best one here"
     kept = weights(tuned.backbone)
@@ -130,11 +130,12 @@ def test_training_ends_when_it_no_longer_gets_better(
 ) -> None:
     monkeypatch.setattr(finetune, "PATIENCE", 2)
     records: list[dict[str, Any]] = []
-    told = Hyperparameters(epochs=9, batch_size=4, learning_rate=1e-9)  # so small that nothing changes
+    hyperparameters = Hyperparameters(epochs=9, batch_size=4, learning_rate=1e-9)  # so small that nothing changes
     pretrained = replace(backbone, origin="imagenet")  # whose batch normalization doesn't learn
-    tune(pretrained, samples[:4], tmp_path, told, records.append)
+    tune(pretrained, samples[:4], tmp_path, hyperparameters, records.append)
     assert [record["epoch"] for record in records] == [1, 2, 3]
-    tune(pretrained, samples[:4], tmp_path, told, records.append)  # it ended, but its process died before it said so
+    # It ended, but its process died before it said so.
+    tune(pretrained, samples[:4], tmp_path, hyperparameters, records.append)
     assert len(records) == 3
 
 
@@ -163,11 +164,11 @@ def test_training_ends_if_it_does_not_reach_the_head_in_time(
 def test_training_that_was_interrupted_ends_with_the_same_weights(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    told = replace(FAST, lr_step_size=2)
+    hyperparameters = replace(FAST, lr_step_size=2)
     (tmp_path / "uninterrupted").mkdir()
 
     def run(folder: Path, progress: Callable[[dict[str, Any]], None] = ignore) -> FineTuned:
-        return tune(backbone, samples[:9], folder, told, progress, held_out=samples[9:15])
+        return tune(backbone, samples[:9], folder, hyperparameters, progress, held_out=samples[9:15])
 
     uninterrupted = run(tmp_path / "uninterrupted")
     epochs = []
@@ -199,11 +200,11 @@ def whole_state(folder: Path) -> dict[str, Any]:
 def test_a_checkpoint_of_other_classes_is_not_taken_up(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    told = replace(FAST, epochs=1)
+    hyperparameters = replace(FAST, epochs=1)
     records: list[dict[str, Any]] = []
-    tune(backbone, [s for s in samples[:6] if s.label != "2"], tmp_path, told, records.append, classes="01")
+    tune(backbone, [s for s in samples[:6] if s.label != "2"], tmp_path, hyperparameters, records.append, classes="01")
     for classes in ("012", "210", "210"):
-        tune(backbone, samples[:6], tmp_path, told, records.append, classes=classes)
+        tune(backbone, samples[:6], tmp_path, hyperparameters, records.append, classes=classes)
     assert [record["epoch"] for record in records] == [1, 1, 1]
 
 
@@ -211,9 +212,9 @@ def test_a_checkpoint_of_other_classes_is_not_taken_up(
 def test_damaged_checkpoint_is_not_taken_up(
     backbone: Backbone, samples: list[Sample], tmp_path: Path, damage: str
 ) -> None:
-    told = replace(FAST, epochs=1)
+    hyperparameters = replace(FAST, epochs=1)
     records: list[dict[str, Any]] = []
-    tune(backbone, samples[:6], tmp_path, told, records.append)
+    tune(backbone, samples[:6], tmp_path, hyperparameters, records.append)
     checkpoint = tmp_path / "checkpoint.safetensors"
     content = checkpoint.read_bytes()
     if damage == "no record":
@@ -223,7 +224,7 @@ def test_damaged_checkpoint_is_not_taken_up(
     else:
         checkpoint.write_bytes({"empty": b"", "cut short": content[:-9], "zeros": bytes(len(content))}[damage])
 
-    tune(backbone, samples[:6], tmp_path, told, records.append)
+    tune(backbone, samples[:6], tmp_path, hyperparameters, records.append)
 
     assert [record["epoch"] for record in records] == [1, 1]
 
@@ -243,8 +244,8 @@ def test_damaged_checkpoint_is_not_taken_up(
 def test_any_number_of_images_can_be_trained_on(
     images: int, batch_size: int, backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    told = Hyperparameters(epochs=1, batch_size=batch_size)
-    tuned = tune(backbone, samples[:images], tmp_path, told)
+    hyperparameters = Hyperparameters(epochs=1, batch_size=batch_size)
+    tuned = tune(backbone, samples[:images], tmp_path, hyperparameters)
     assert tuned.backbone.fingerprint != backbone.fingerprint
     assert all(tensor.isfinite().all() for tensor in tuned.backbone.module.state_dict().values())
 
@@ -263,8 +264,8 @@ def test_last_batch_of_one_is_skipped_if_batch_norm_cannot_learn_from_it(
 def test_several_classes_of_an_image_are_trained_on(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
     records: list[dict[str, Any]] = []
     several = [replace(s, label=frozenset(set("012") - {s.label})) for s in colours]
-    told = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
-    tuned = tune(backbone, several[:12], tmp_path, told, records.append, held_out=several[12:])
+    hyperparameters = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
+    tuned = tune(backbone, several[:12], tmp_path, hyperparameters, records.append, held_out=several[12:])
     assert records[-1]["loss"] < records[0]["loss"]
     assert tuned.accuracy == max(record["accuracy"] for record in records)
 
@@ -286,8 +287,8 @@ def test_an_image_that_vanished_ends_training_with_its_reason(
 def test_all_layers_learn_at_a_tenth_of_the_heads_rate_and_fall_with_it(
     rates: list[list[float]], backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    told = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.002, lr_step_size=2, lr_gamma=0.5)
-    tune(backbone, samples[:8], tmp_path, told)
+    hyperparameters = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.002, lr_step_size=2, lr_gamma=0.5)
+    tune(backbone, samples[:8], tmp_path, hyperparameters)
     each_epoch = [[0.002, 0.02]] * 2 + [[0.001, 0.01]]
     expected = [rate for rate in each_epoch for _ in range(2)]
     assert [body for body, _ in rates] == pytest.approx([body for body, _ in expected])
@@ -305,7 +306,7 @@ def test_large_images_train_on_smaller_parts_if_the_network_takes_them(network: 
 def test_frozen_layers_wait_for_their_epoch_in_spite_of_an_interruption(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    told = replace(FAST, freeze_epochs=2)
+    hyperparameters = replace(FAST, freeze_epochs=2)
     bodies: list[dict[str, Any]] = []
 
     def look(record: dict[str, Any]) -> None:
@@ -314,8 +315,8 @@ def test_frozen_layers_wait_for_their_epoch_in_spite_of_an_interruption(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        tune(backbone, samples[:8], tmp_path, told, look)
-    tuned = tune(backbone, samples[:8], tmp_path, told, look)
+        tune(backbone, samples[:8], tmp_path, hyperparameters, look)
+    tuned = tune(backbone, samples[:8], tmp_path, hyperparameters, look)
 
     heads = [[body.pop(name) for name in list(body) if name.startswith("module.head.")] for body in bodies]
     start = {f"module.network.{name}": tensor for name, tensor in weights(backbone).items()}
@@ -323,7 +324,7 @@ def test_frozen_layers_wait_for_their_epoch_in_spite_of_an_interruption(
     assert bodies[2] != start
     assert heads[0] != heads[1]
     (tmp_path / "whole").mkdir()
-    assert weights(tune(backbone, samples[:8], tmp_path / "whole", told).backbone) == weights(tuned.backbone)
+    assert weights(tune(backbone, samples[:8], tmp_path / "whole", hyperparameters).backbone) == weights(tuned.backbone)
 
 
 @dataclass

@@ -49,11 +49,11 @@ def test_the_head_learns_as_autograd_would_have_it(multiple: bool) -> None:
     indices[::4] = 0
     targets = torch.nn.functional.one_hot(indices, 3).float() if multiple else indices
     losses: list[float] = []
-    told = Hyperparameters(epochs=9, batch_size=16, learning_rate=0.002)
+    hyperparameters = Hyperparameters(epochs=9, batch_size=16, learning_rate=0.002)
 
-    head = train_head(embeddings, targets, 3, told, lambda record: losses.append(record["loss"]))
+    head = train_head(embeddings, targets, 3, hyperparameters, lambda record: losses.append(record["loss"]))
 
-    generator = torch.Generator().manual_seed(told.seed)
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
     std = embeddings.std(0, unbiased=False)
     inputs = (embeddings - embeddings.mean(0)) / (std + 1e-6 + 30 / 400 * std.mean())
     layer = torch.nn.Linear(512, 3)
@@ -139,9 +139,9 @@ def test_head_of_all_rows_equals_one_trained_alone_if_several_are_trained(multip
     embeddings, indices = clusters(1, images=70)
     targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
     everything = torch.arange(70)
-    told = Hyperparameters(batch_size=16)
-    head, _ = train_heads(embeddings, targets, 3, told, ignore, [everything, everything[20:]])
-    alone = train_head(embeddings, targets, 3, told, ignore)
+    hyperparameters = Hyperparameters(batch_size=16)
+    head, _ = train_heads(embeddings, targets, 3, hyperparameters, ignore, [everything, everything[20:]])
+    alone = train_head(embeddings, targets, 3, hyperparameters, ignore)
     torch.testing.assert_close(head(embeddings), alone(embeddings), rtol=1e-4, atol=1e-4)
 
 
@@ -151,10 +151,10 @@ def test_head_learns_nothing_from_rows_outside_its_part(multiple: bool) -> None:
     embeddings, indices = clusters(1, images=70)
     targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
     part = torch.arange(20, 70)
-    told = Hyperparameters(batch_size=16)
+    hyperparameters = Hyperparameters(batch_size=16)
 
     def train() -> Head:
-        return train_heads(embeddings, targets, 3, told, ignore, [torch.arange(70), part])[1]
+        return train_heads(embeddings, targets, 3, hyperparameters, ignore, [torch.arange(70), part])[1]
 
     before = train()
     embeddings = embeddings.clone()

@@ -1,4 +1,4 @@
-"""The learning curve of heads that learned parts of the labels: what each image is judged by, and what it costs."""
+"""The learning curve of heads that learned parts of the labels: what evaluates each image, and what it costs."""
 
 from dataclasses import replace
 from typing import Any

@@ -44,8 +44,8 @@ def test_rate_that_is_found_for_the_head_learns() -> None:
     embeddings, samples = clusters()
     found = range_of_head(embeddings, samples, "abc", TOLD, ignore)
     targets = torch.arange(len(samples)) % 3
-    told = Hyperparameters(epochs=4, batch_size=8, learning_rate=found.chosen)
-    head = train_head(embeddings, targets, 3, told, ignore)
+    hyperparameters = Hyperparameters(epochs=4, batch_size=8, learning_rate=found.chosen)
+    head = train_head(embeddings, targets, 3, hyperparameters, ignore)
     assert (head(embeddings).argmax(1) == targets).float().mean() > 0.95
     assert LOWEST < found.chosen < HIGHEST
     assert found == range_of_head(embeddings, samples, "abc", TOLD, ignore)
@@ -60,8 +60,8 @@ def test_rate_found_for_the_head_is_as_good_as_the_default_rate(images: int) -> 
     samples = [Sample(ImageFile.__new__(ImageFile), str(target)) for target in targets.tolist()[:images]]
     found = range_of_head(embeddings[:images], samples, "0123456789", Hyperparameters(), ignore)
 
-    def accuracy(told: Hyperparameters) -> float:
-        head = train_head(embeddings[:images].clone(), targets[:images], 10, told, ignore)
+    def accuracy(hyperparameters: Hyperparameters) -> float:
+        head = train_head(embeddings[:images].clone(), targets[:images], 10, hyperparameters, ignore)
         return float((head(embeddings[images:]).argmax(1) == targets[images:]).float().mean())
 
     assert accuracy(Hyperparameters(learning_rate=found.chosen)) > accuracy(Hyperparameters()) - 0.003

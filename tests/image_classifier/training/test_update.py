@@ -63,8 +63,8 @@ def learned(labels: Sequence[Label]) -> tuple[Classifier, list[Sample]]:
     samples = [sample(number, label) for number, label in enumerate(labels)]
     embeddings = torch.stack([embedding(backbone, number, label) for number, label in enumerate(labels)])
     classes = order_classes(samples, (), "abc")
-    told = Hyperparameters(epochs=5)
-    return learn_head(backbone, EmbeddedSamples(samples, embeddings, {}), classes, told, lambda record: None), samples
+    embedded = EmbeddedSamples(samples, embeddings, {})
+    return learn_head(backbone, embedded, classes, Hyperparameters(epochs=5), lambda record: None), samples
 
 
 @pytest.fixture(autouse=True)
@@ -115,8 +115,8 @@ def test_updated_head_is_near_one_that_learned_all_labels(known: Known, monkeypa
     backbone = known.classifier.backbone
     samples = [sample_of(record) for record in updated.samples]
     embeddings = torch.stack([embedding(backbone, int(one.name), "abc"[int(one.name) % 3]) for one in samples])
-    told = Hyperparameters(epochs=5)
-    whole = learn_head(backbone, EmbeddedSamples(samples, embeddings, {}), ("a", "b", "c"), told, lambda record: None)
+    embedded = EmbeddedSamples(samples, embeddings, {})
+    whole = learn_head(backbone, embedded, ("a", "b", "c"), Hyperparameters(epochs=5), lambda record: None)
     shown = torch.stack([embedding(backbone, number, "a") for number in range(1000, 1100)])
     before, after, wanted = (
         (one.head.weight @ shown.T + one.head.bias[:, None]).softmax(0)[1]
