@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from image_classifier.cli.config import read_recipe, read_settings
 from image_classifier.cli.console import show_progress
+from image_classifier.cli.environment import read_settings
+from image_classifier.cli.experiment import STATE_FILE, Experiment
 from image_classifier.cli.predictions import Prediction, predict
-from image_classifier.cli.run import STATE_FILE, Experiment
-from image_classifier.cli.session import open_bench
+from image_classifier.cli.recipe import read_recipe
 from image_classifier.cli.sources import training_samples
+from image_classifier.cli.workbench import open_bench
 from image_classifier.data.folders import shown
 from image_classifier.errors import UsersError
 from image_classifier.nets import folder as saved_models

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pygal
 
-from image_classifier.cli.results import Results
+from image_classifier.cli.epochs_csv import EpochsCsv
 from image_classifier.training.lr_finder import RateRange
 
 # pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
@@ -36,9 +36,9 @@ def write_rate_chart(path: Path, found: RateRange) -> None:
     path.write_bytes(chart.render())
 
 
-def write_curves(path: Path, results: Results) -> None:
+def write_curves(path: Path, epochs: EpochsCsv) -> None:
     """Writes an SVG file, unless there are no epochs: each phase's loss, and its accuracy with an axis on the right."""
-    losses, accuracies = results.curves("loss"), results.curves("accuracy")
+    losses, accuracies = epochs.curves("loss"), epochs.curves("accuracy")
     if not losses:
         return
     chart = pygal.XY(

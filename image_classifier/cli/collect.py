@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from image_classifier.cli.outcomes import DUPLICATE, Outcome, write_outcomes
+from image_classifier.cli.collect_report import DUPLICATE, Outcome, write_outcomes
 from image_classifier.cli.url_list import REPORT_FILE, Line
 from image_classifier.data.file_kinds import suffix_of
 from image_classifier.data.folders import problem_of, shown

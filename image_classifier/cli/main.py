@@ -7,7 +7,6 @@ was called wrongly, and 130 after Ctrl-C.
 import json
 import shlex
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -15,39 +14,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import CollectSettings, collect
-from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
+from image_classifier.cli.collect_report import DUPLICATE, summarize
 from image_classifier.cli.console import console, say, say_all, show_progress
+from image_classifier.cli.environment import read_settings, read_settings_of
+from image_classifier.cli.experiment import Experiment
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.help import INTERRUPTED, Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
-from image_classifier.cli.outcomes import DUPLICATE, summarize
-from image_classifier.cli.outputs import new_folder, refuse_other_kinds
+from image_classifier.cli.output_paths import new_folder, refuse_other_kinds
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
+from image_classifier.cli.printing import headline, print_examination, print_figures
+from image_classifier.cli.recipe import Recipe, read_hook_name, read_recipe
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
-from image_classifier.cli.run import Experiment
-from image_classifier.cli.session import Workbench, open_bench, refuse_to_forget, still_there
+from image_classifier.cli.retrain import retrain_model
 from image_classifier.cli.sources import given_tests, samples_at, say_skipped, training_samples
 from image_classifier.cli.url_list import REPORT_FILE, read_lines
-from image_classifier.data.dataset import Label, Sample
+from image_classifier.cli.workbench import Workbench, open_bench
+from image_classifier.data.dataset import Sample
 from image_classifier.data.folders import (
     Finding,
     examine,
     list_folder,
-    read_files,
     refuse_other_names,
     shown,
 )
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
-from image_classifier.embedding.samples import embed_samples
 from image_classifier.errors import UsersError
-from image_classifier.evaluation.evaluate import Examination, answers_of, examine_model
+from image_classifier.evaluation.evaluate import Examination, examine_model
 from image_classifier.files import real
-from image_classifier.nets.classifier import BACKBONE_FILE, Classifier, load_backbone
+from image_classifier.nets.classifier import load_backbone
 from image_classifier.nets.folder import (
     FULL,
     HEAD,
@@ -56,12 +55,10 @@ from image_classifier.nets.folder import (
     is_version,
     load_model,
     locked,
-    save_model,
 )
 from image_classifier.nets.weights import WeightsError
 from image_classifier.progress import counted, ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
-from image_classifier.training.correction import correct
 from image_classifier.training.labels import TooFewLabels
 
 app = typer.Typer(
@@ -349,11 +346,11 @@ def train(
     if experiment.found_rate is not None:
         say(f"Found the learning rate {experiment.found_rate:g}; {shown(experiment.rate_chart)} shows the curve")
     model = load_model(output)
-    _print_figures(model)
+    print_figures(model)
     if tests:
         with open_bench(settings) as bench:
             examination = _examine(bench, model, tests)
-        print(f"on {shown(test_path or '')}: {_headline(examination.record())}")
+        print(f"on {shown(test_path or '')}: {headline(examination.record())}")
         if recipe.testing.report:
             write_report(recipe.testing.report, examination, f"{output.name} on {test_path}")
 
@@ -369,31 +366,9 @@ def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings) -
             say("Interrupted before a model was saved. Run the command again to start over.")
         else:
             say(f"Interrupted. {shown(experiment.best_so_far)} has the best model so far; continue with --resume.")
-            _print_figures(load_model(experiment.best_so_far))
+            print_figures(load_model(experiment.best_so_far))
         raise typer.Exit(INTERRUPTED) from None
     say_all((Finding(s.image.path, str(why)) for s, why in broken.items()), "`prepare` lists them all")
-
-
-def _print_figures(model: SavedModel) -> None:
-    record = model.classifier.record
-    images, classes = sum(record["labels"].values()), len(model.classifier.classes)
-    measured = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
-    unseen = record.get("sources", {}).get("unseen", 0)
-    accepted = f" ({unseen} accepted without review)" if unseen else ""
-    print(f"{shown(model.folder)}: {classes} classes from {images} images{accepted}; {measured}")
-
-
-def _headline(figures: dict[str, Any]) -> str:
-    if "accuracy" not in figures:
-        return "accuracy unknown, because too few different images of the same class have been reviewed"
-    low, high = figures.get("accuracy_low"), figures.get("accuracy_high")  # which older models don't have
-    between = "" if low is None or high is None else f", between {low:.0%} and {high:.0%},"
-    groups = figures.get("groups", figures["images"])
-    alike = f" ({groups} without near-duplicates)" if groups < figures["images"] else ""
-    return (
-        f"accuracy {figures['accuracy']:.1%}{between} on {figures['images']} images{alike}, "
-        f"mean F1 {figures['macro_f1']:.4f}, calibration error {figures['calibration_error']:.4f}"
-    )
 
 
 # --- evaluate ---------------------------------------------------------------
@@ -422,7 +397,7 @@ def evaluate(
     if as_json:
         print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
     else:
-        _print_examination(examination)
+        print_examination(examination)
 
 
 def _check_report(report: Path | None) -> None:
@@ -437,23 +412,6 @@ def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Exam
     if examination.trained_on:
         say(f"{examination.trained_on} images are left out: the model was trained on them")
     return examination
-
-
-def _print_examination(examination: Examination) -> None:
-    evaluation = examination.evaluation
-    print(_headline(evaluation.record()))
-    width = max(len("class"), *(len(shown(name)) for name in examination.classes))
-    print(f"\n{'class':{width}}  images  precision  recall      F1")
-    for name, figures in evaluation.per_class.items():
-        shares = [f"{one:.3f}" if figures.images else "–" for one in (figures.precision, figures.recall, figures.f1)]
-        numbers = "{:6}  {:>9}  {:>6}  {:>6}".format(figures.images, *shares)
-        print(f"{shown(name):{width}}  {numbers}")
-    if evaluation.confusion:
-        cell = max(width, *(len(str(count)) for row in evaluation.confusion for count in row)) + 1
-        print("\nconfusion matrix (rows: true class, columns: predicted class)")
-        print(" " * (width + 1) + "".join(f"{shown(name):>{cell}}" for name in examination.classes))
-        for name, row in zip(examination.classes, evaluation.confusion, strict=True):
-            print(f"{shown(name):{width}} " + "".join(f"{count:{cell}}" for count in row))
 
 
 # --- predict ----------------------------------------------------------------
@@ -528,60 +486,9 @@ def retrain(
         held.enter_context(new_folder(output) if output else locked(place))
         if output is None and place.name == FULL:
             held.enter_context(locked(place.with_name(HEAD)))  # a training run locks this one
-        _retrain(place, img, label, output / place.relative_to(model) if output else place)
-
-
-def _retrain(place: Path, img: Path, label: list[str], target: Path) -> None:
-    """Corrects the model in the folder `place`, and saves it in `target`."""
-    saved = load_model(place)
-    classifier = saved.classifier
-    said = _right_label(label, classifier)
-    [file] = read_files([img])
-    if isinstance(file, Finding):
-        raise UsersError(str(file))
-    corrected = Sample(file, said, str(img.absolute()))
-    # Several threads would only slow down such small steps.
-    torch.set_num_threads(1)
-    with open_bench(read_settings()) as bench:
-        started = time.monotonic()
-        others = [sample for sample in saved.samples if sample.image.digest != file.digest]
-        known = still_there(bench.cache, classifier.backbone, others)
-        refuse_to_forget(others, known, corrected)
-        with show_progress() as progress:
-            embedded = embed_samples(bench.lane, classifier.backbone, [*known, corrected], progress)
-        if embedded.broken:
-            raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in embedded.broken.items()))
-        if lost := len(others) - len(known):
-            say(
-                f"{lost} of {len(others)} known images are neither in the cache nor in their original place: the model "
-                "is retrained without them"
-            )
-        done = correct(classifier, embedded.samples, embedded.embeddings, corrected)
-    save_model(done.classifier, embedded.samples, target, place / BACKBONE_FILE)
-    for when, one, accuracy in (
-        ("before", classifier, done.accuracy_before),
-        ("after", done.classifier, done.accuracy_after),
-    ):
-        [(answer, confidence)] = answers_of(one, one.head(embedded.embeddings[-1:]))
-        print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
-    say(f"Retrained {shown(target)} in {time.monotonic() - started:.1f} s")
-    if not done.learned:
-        say(f"It still doesn't predict {shown(' + '.join(label))}: similar images may have another label.")
-        raise typer.Exit(1)
-
-
-def _right_label(label: list[str], classifier: Classifier) -> Label:
-    unknown = [name for name in label if name not in classifier.classes]
-    if unknown:
-        classes = ", ".join(map(shown, classifier.classes))
-        raise UsersError(
-            f"the model has no class {shown(', '.join(unknown))}, only {classes}: use `train` to add a class"
-        )
-    if classifier.head.multiple:
-        return frozenset(label)
-    if len(label) > 1:
-        raise UsersError("this model predicts one class per image: pass --label once")
-    return label[0]
+        target = output / place.relative_to(model) if output else place
+        if not retrain_model(place, img, label, target):
+            raise typer.Exit(1)
 
 
 # --- export -----------------------------------------------------------------

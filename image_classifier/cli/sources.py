@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.label_studio_export import read_export
+from image_classifier.cli.recipe import Recipe
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
 from image_classifier.data.folders import Split, find_split, list_folder, refuse_other_names, samples_of, shown

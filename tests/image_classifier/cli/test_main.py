@@ -20,7 +20,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from PIL import ExifTags, Image
 
-import image_classifier.cli.main
+import image_classifier.cli.retrain
 from image_classifier.cli import sources
 from image_classifier.cli.console import console, take_any_name
 from image_classifier.cli.main import main
@@ -435,7 +435,7 @@ def test_image_that_changes_while_the_folder_is_read_is_left_out(
 def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = (*TRAIN, folder, "--epochs", 1, "--mode", "full")
     with monkeypatch.context() as patch:
-        patch.setattr("image_classifier.cli.run.train_all_layers", out_of_space)
+        patch.setattr("image_classifier.cli.experiment.train_all_layers", out_of_space)
         assert "No space left" in run(*train).error
     assert load_model(Path("model")).classifier.backbone.origin == "random"
     assert run(*train, "--resume").status == 0
@@ -455,7 +455,7 @@ def test_a_folder_in_which_a_process_trains_is_left_to_it(
         refused.append(run(*commands[meanwhile]).error)
         raise NotBetter("it was no better")
 
-    monkeypatch.setattr("image_classifier.cli.run.train_all_layers", run_another)
+    monkeypatch.setattr("image_classifier.cli.experiment.train_all_layers", run_another)
     assert run(*train).status == 0
     assert len(refused) == 1
     assert "another process is changing model/head: wait until it is done" in refused[0]
@@ -887,16 +887,16 @@ def test_second_retraining_at_the_same_time_loses_no_correction(
     step: str, output: tuple[str, ...], run: Command, model: Path, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sorted((others / "0").iterdir())[:2]
-    real, refused = getattr(image_classifier.cli.main, step), []
+    real, refused = getattr(image_classifier.cli.retrain, step), []
 
     def meanwhile(*given: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(f"image_classifier.cli.main.{step}", real)
+            patch.setattr(f"image_classifier.cli.retrain.{step}", real)
             refused.append(run("retrain", model, "--img", second, "--label", "1", *output).error)
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"image_classifier.cli.main.{step}", meanwhile)
+        patch.setattr(f"image_classifier.cli.retrain.{step}", meanwhile)
         assert run("retrain", model, "--img", first, "--label", "1", *output).status == 0
 
     why = "new already exists" if output else f"another process is changing {model}/head: wait until it is done"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from image_classifier.cli.session import Workbench, workbench
+from image_classifier.cli.workbench import Workbench, workbench
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import examine_model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.cli.config import Ingredients, Recipe, read_recipe, read_settings
+from image_classifier.cli.recipe import Ingredients, Recipe, read_recipe
 from image_classifier.errors import UsersError
 from image_classifier.settings import ClassifierSettings
 
@@ -103,24 +103,3 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_recipe_of_an_editor_of_windows_is_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(WHOLE, encoding=encoding)
     assert read_recipe(tmp_path / "recipe.toml", {}, ClassifierSettings()).training.epochs == 7
-
-
-def test_settings_in_another_encoding_are_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path(".env").write_text("# für Bilder\nEPOCHS=3\n", encoding="latin-1")
-    with pytest.raises(UsersError, match=r"^can't read the settings from .env: it isn't UTF-8 text; save it as UTF-8$"):
-        read_settings()
-
-
-def test_invalid_setting_error_omits_invisible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EPOCHS", "-1")
-    with pytest.raises(UsersError, match=r"^invalid settings in .*: EPOCHS=-1: Input should be greater than 0$"):
-        read_settings()
-
-    monkeypatch.delenv("EPOCHS")
-    monkeypatch.setenv("WEIGHTS", "resnet18\u200b.pth")
-    sentence = "contains a line break or an invisible character: copy it again as a single line"
-    with pytest.raises(UsersError, match=rf"settings in the environment or .env: WEIGHTS: {sentence}$"):
-        read_settings()

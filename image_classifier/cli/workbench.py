@@ -1,6 +1,5 @@
 """The resources of a command: the embedding cache and the inference lane."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -9,8 +8,6 @@ from pathlib import Path
 import lmdb
 import torch
 
-from image_classifier.data.dataset import Sample, classes_of
-from image_classifier.data.folders import read_files, shown
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
@@ -20,9 +17,6 @@ from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 from image_classifier.progress import Progress
 from image_classifier.settings import ClassifierSettings
-from image_classifier.training.labels import TooFewLabels, check_enough
-
-NAMED = 5  # classes named in an error, those that lose most images first
 
 
 class Workbench:
@@ -56,55 +50,6 @@ class Workbench:
                 inputs = backbone.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
                 embeddings = module(inputs).float().cpu().numpy()
                 self.cache.put(backbone.fingerprint, zip((digest for digest, _ in pairs), embeddings, strict=True))
-
-
-def still_there(cache: EmbeddingCache, backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples whose embedding is cached or whose file hasn't changed."""
-    cached = cache.get(backbone.fingerprint, [sample.image.digest for sample in samples])
-    others = [sample for sample in samples if sample.image.digest not in cached]
-    unchanged = {
-        sample.image.digest
-        for sample, file in zip(others, read_files([sample.image.path for sample in others]), strict=True)
-        if isinstance(file, ImageFile) and file.digest == sample.image.digest
-    }
-    return [sample for sample in samples if sample.image.digest in cached or sample.image.digest in unchanged]
-
-
-def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected: Sample) -> None:
-    """Raises UsersError if too few of the `known` samples are `left` to train the model on again.
-
-    That is the case if a class has lost more than half of its images, or if too few images are left in total. Losing
-    fewer is fine: somebody may have deleted bad images.
-    """
-    before, after = _images_of_classes(known), _images_of_classes(left)
-    lost = {name: count - after[name] for name, count in before.items() if after[name] < count}
-    if not lost or (all(2 * count <= before[name] for name, count in lost.items()) and _enough([*left, corrected])):
-        return
-    there = {sample.image.digest for sample in left}
-    gone = next((sample.name for sample in known if sample.name and sample.image.digest not in there), "")
-    example = shown(gone) if Path(gone).is_absolute() else f"task {shown(gone)}"  # in a version of the backend
-    most = sorted(lost, key=lambda name: -lost[name] / before[name])
-    named = [f"{lost[name]} of {before[name]} images of {shown(name)}" for name in most[:NAMED]]
-    if len(most) > NAMED:
-        named.append(f"images of {len(most) - NAMED} more classes")
-    raise UsersError(
-        f"retraining would lose what the model has learned, because {', '.join(named)} (such as {example}) are "
-        "neither in the cache nor in their original place: restore them, set CACHE_DIR to the cache that has them, or "
-        "train again"
-    )
-
-
-def _images_of_classes(samples: Sequence[Sample]) -> Counter[str]:
-    """The number of images of each class; if the model predicts several classes, also of images without any."""
-    return Counter(name for sample in samples for name in classes_of(sample.label) or ["no class"])
-
-
-def _enough(samples: Sequence[Sample]) -> bool:
-    try:
-        check_enough(samples)
-    except TooFewLabels:
-        return False
-    return True
 
 
 def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ COLUMNS = ("phase", "epoch", "loss", "accuracy")
 _Place = tuple[str, int, int]  # phase, how often it had begun, epoch
 
 
-class Results:
+class EpochsCsv:
     """Passes records on to `progress`, and writes a row for each epoch to `file`.
 
     A resumed training replaces the rows of epochs that it repeats, and keeps the others.

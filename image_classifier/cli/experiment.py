@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from image_classifier.cli.charts import write_curves, write_rate_chart
-from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
 from image_classifier.cli.ctrl_c import ending_on_ctrl_c
-from image_classifier.cli.outputs import new_folder
-from image_classifier.cli.results import Results
-from image_classifier.cli.session import Workbench
+from image_classifier.cli.epochs_csv import EpochsCsv
+from image_classifier.cli.output_paths import new_folder
+from image_classifier.cli.recipe import Recipe
+from image_classifier.cli.workbench import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
@@ -136,12 +136,12 @@ class Experiment:
 
         After KeyboardInterrupt the folder contains the best model so far, if there is one; otherwise it is given up.
         """
-        results = Results(self._folder / RESULTS_FILE, progress)
+        epochs_csv = EpochsCsv(self._folder / RESULTS_FILE, progress)
         try:
-            with ending_on_ctrl_c(results) as progress:
-                return self._train(bench, backbone, progress, results)
+            with ending_on_ctrl_c(epochs_csv) as progress:
+                return self._train(bench, backbone, progress, epochs_csv)
         finally:
-            write_curves(self._folder / CURVES_FILE, results)
+            write_curves(self._folder / CURVES_FILE, epochs_csv)
 
     def _train(
         self, bench: Workbench, backbone: Backbone, progress: Progress, uninterrupted: Progress

@@ -2,10 +2,10 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from image_classifier.data.folders import shown
 from image_classifier.data.text_files import read_text
@@ -13,8 +13,6 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.weights_packages import PREFIX as PACKAGE
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training.hyperparameters import Hyperparameters
-
-Settings = TypeVar("Settings", bound=ClassifierSettings)
 
 
 def _rate(value: Any) -> Any:
@@ -169,25 +167,3 @@ def _explain(fault: Any) -> str:
             "class, or set path in [data] of a recipe"
         )
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def read_settings() -> ClassifierSettings:
-    """Reads the settings from the environment; raises UsersError with the variable's name."""
-    return read_settings_of(ClassifierSettings)
-
-
-def read_settings_of(kind: type[Settings]) -> Settings:
-    """Like `read_settings`, of a class with more settings."""
-    try:
-        return kind()
-    except ValidationError as error:
-        faults = "; ".join(map(_invalid, error.errors()))
-        raise UsersError(f"invalid settings in the environment or .env: {faults}") from None
-    except UnicodeError:
-        raise UsersError("can't read the settings from .env: it isn't UTF-8 text; save it as UTF-8") from None
-
-
-def _invalid(fault: ErrorDetails) -> str:
-    """Says which setting is invalid and why; invisible characters aren't printed, since they help nobody."""
-    name, value, why = str(fault["loc"][0]).upper(), str(fault["input"]), fault["msg"].removeprefix("Value error, ")
-    return f"{name}={value}: {why}" if value.isprintable() else f"{name}: {why}"
