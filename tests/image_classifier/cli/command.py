@@ -1,11 +1,17 @@
 """The command line in the tests' own process."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from image_classifier.cli.main import main
+from tests.broken_disk import disk_error
+
+TRAIN = ("train", "--weights", "none", "--image-size", "64")
+NOT_UTF8 = os.fsdecode(b"\xff")
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Said:
 
     @property
     def error(self) -> str:
-        """The one line that a failure is told in."""
+        """The one line about a failure."""
         assert self.status == 1, self
         [line] = [line for line in self.err.splitlines() if line.startswith("Error: ")]
         return line
@@ -36,3 +42,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Said(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+def out_of_space(*given: Any, **options: Any) -> None:
+    raise disk_error()

@@ -25,7 +25,7 @@ from safe_http.download import Downloader
 from safe_http.settings import FetchSettings
 from testing.http_server import FakeServer, Reply, Seen
 from tests.broken_disk import disk_error
-from tests.image_classifier.cli.command import Command, command
+from tests.image_classifier.cli.command import Command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -77,11 +77,6 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Iterator[Images]:
     images = Images()
     with images.server:
         yield images
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    return command(capsys)
 
 
 def files(folder: str = "photos") -> dict[str, list[bytes]]:
