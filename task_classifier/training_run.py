@@ -20,7 +20,7 @@ from image_classifier.nets.int8 import is_supported
 from image_classifier.progress import Progress, Stages, TimeLeft
 from image_classifier.settings import ClassifierSettings
 from image_classifier.training import update
-from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
+from image_classifier.training.all_layers import FineTuning, NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import settle_precision
@@ -231,7 +231,8 @@ class TrainingRun:
         """The classifier after training all layers; None if a trial or the result isn't better than the head."""
         lane, report = shared.networks().lane, self._report
         try:
-            second = train_all_layers(lane, first, samples, self._hyperparameters, checkpoint, report, mode=self._mode)
+            tuning = FineTuning(lane, first, samples, self._hyperparameters, checkpoint, report)
+            second = train_all_layers(tuning, mode=self._mode)
         except NotBetter as error:
             log.info("%s", error)
             return None

@@ -23,7 +23,7 @@ from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import all_layers
-from image_classifier.training.all_layers import NotBetter, learn_all_layers, try_all_layers
+from image_classifier.training.all_layers import FineTuning, NotBetter, learn_all_layers, try_all_layers
 from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -58,12 +58,12 @@ def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Pat
         known = EmbeddedSamples(samples, data.embeddings[pool[:labels]], {})
         head = learn_head(backbone, known, classes, hyperparameters, _quiet)
         yield f"{data.name}, split {split}, {len(samples)} labels: head {_accuracy(lane, head, test):.4f}"
-        checkpoint = folder / "checkpoint.safetensors"
+        tuning = FineTuning(lane, head, samples, hyperparameters, folder / "checkpoint.safetensors", _quiet)
         clock = _Spent()
         try:
-            try_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
+            try_all_layers(tuning)
             yield f"  trial passed, {clock}"
-            tuned = learn_all_layers(lane, head, samples, hyperparameters, checkpoint, _quiet)
+            tuned = learn_all_layers(tuning)
         except NotBetter as error:
             yield f"  {error}, {clock}"
             return

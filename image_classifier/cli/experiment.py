@@ -28,7 +28,7 @@ from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
 from image_classifier.progress import Progress
 from image_classifier.settings import PositiveFloat
-from image_classifier.training.all_layers import NotBetter, train_all_layers, trains_all_layers
+from image_classifier.training.all_layers import FineTuning, NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -229,12 +229,7 @@ class Experiment:
         images = [sample.image for sample in samples]
         try:
             tuned = train_all_layers(
-                bench.lane,
-                head,
-                samples,
-                hyperparameters,
-                self._checkpoint,
-                progress,
+                FineTuning(bench.lane, head, samples, hyperparameters, self._checkpoint, progress),
                 mode=self._recipe.training.mode,
                 more_epochs=more_epochs,
                 prepare=lambda backbone: bench.embed_ahead(backbone, images, progress),

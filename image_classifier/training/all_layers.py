@@ -5,7 +5,7 @@ Before that, a short trial shows whether training a pretrained network's layers 
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_classifier.data.dataset import Sample, held_out, may_be_held_out
@@ -43,13 +43,20 @@ def trains_all_layers(mode: TrainMode, backbone: Backbone, images: int) -> bool:
     return mode == "full" or (mode == "auto" and images >= enough)
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """Training all layers of the network of `start`, a classifier with a trained head, on all samples."""
+
+    lane: InferenceLane
+    start: Classifier
+    samples: Sequence[Sample]
+    hyperparameters: Hyperparameters
+    checkpoint: Path  # from which it resumes, if there is one
+    progress: Progress
+
+
 def train_all_layers(
-    lane: InferenceLane,
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
+    tuning: FineTuning,
     *,
     mode: TrainMode,
     more_epochs: bool = True,
@@ -60,67 +67,52 @@ def train_all_layers(
     It is also raised if so few images have been looked at that nothing could show that the result is better. For the
     rest see `learn_all_layers`.
     """
-    _check_enough(samples)
-    try_all_layers(lane, start, samples, hyperparameters, checkpoint, progress)
+    _check_enough(tuning.samples)
+    try_all_layers(tuning)
     seconds = AUTO_SECONDS if mode == "auto" else float("inf")
-    tuned = learn_all_layers(
-        lane,
-        start,
-        samples,
-        hyperparameters,
-        checkpoint,
-        progress,
-        seconds=seconds,
-        more_epochs=more_epochs,
-        prepare=prepare,
-    )
-    comparison = compare(lane, start, tuned, samples)
+    tuned = learn_all_layers(tuning, seconds=seconds, more_epochs=more_epochs, prepare=prepare)
+    comparison = compare(tuning.lane, tuning.start, tuned, tuning.samples)
     _check_better(comparison, "training all layers wasn't clearly better")
     log.info("trained all layers: %s", _in_words(comparison))
     return tuned
 
 
-def try_all_layers(
-    lane: InferenceLane,
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
-) -> None:
+def try_all_layers(tuning: FineTuning) -> None:
     """Trains the layers on a part of the images; raises NotBetter if that isn't better than the head on the same part.
 
-    There is no trial if the training has already begun (`checkpoint` exists), or if all layers are random: these learn
-    too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the same folder.
+    There is no trial if the training has already begun (its checkpoint exists), or if all layers are random: these
+    learn too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the same folder.
     """
-    if checkpoint.exists() or start.backbone.origin == RANDOM:
+    start, hyperparameters = tuning.start, tuning.hyperparameters
+    if tuning.checkpoint.exists() or start.backbone.origin == RANDOM:
         return
-    tried = _part(samples)
+    tried = _part(tuning.samples)
     _check_enough(tried)
 
     def report(record: Record) -> None:
         # The trial trains heads, too, but these steps are too short to show.
         shown = record if record["phase"] == "training all layers" else {}
-        progress({**shown, "phase": "trying all layers"})
+        tuning.progress({**shown, "phase": "trying all layers"})
 
     short = replace(hyperparameters, epochs=min(TRIAL_EPOCHS, hyperparameters.epochs), lr_step_size=TRIAL_STEP_SIZE)
-    own = checkpoint.with_name(TRIAL_CHECKPOINT)
+    own = tuning.checkpoint.with_name(TRIAL_CHECKPOINT)
     try:
-        embedded = embed(lane, start.backbone, tried, report)
+        embedded = embed(tuning.lane, start.backbone, tried, report)
     except TooFewLabels:  # the other classes are too rare to be in the part
         raise NotBetter(
             "skipped training all layers, because too few classes are frequent enough for a trial"
         ) from None
-    first = learn_head(start.backbone, embedded, start.classes, _for_head(hyperparameters, start), report)
+    first = learn_head(start.backbone, embedded, start.classes, _for_head(tuning), report)
+    trial = FineTuning(tuning.lane, first, tried, short, own, report)
     try:
-        second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
+        second = learn_all_layers(trial, seconds=TRIAL_SECONDS)
     except NotBetter:
         own.unlink(missing_ok=True)
         raise
-    comparison = compare(lane, first, second, tried)
+    comparison = compare(tuning.lane, first, second, tried)
     own.unlink(missing_ok=True)
     _check_better(comparison, "skipped training all layers, because a short trial of it wasn't clearly better")
-    log.info("trial of all layers on %d of %d images: %s", len(tried), len(samples), _in_words(comparison))
+    log.info("trial of all layers on %d of %d images: %s", len(tried), len(tuning.samples), _in_words(comparison))
 
 
 def _check_better(comparison: Comparison | None, otherwise: str) -> None:
@@ -177,12 +169,7 @@ def _looked_at(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 
 def learn_all_layers(
-    lane: InferenceLane,
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
+    tuning: FineTuning,
     *,
     seconds: float = float("inf"),
     more_epochs: bool = True,
@@ -194,28 +181,21 @@ def learn_all_layers(
     Resumes from the checkpoint if there is one; without `more_epochs`, takes the best epoch so far. The new network is
     passed to `prepare` before it embeds the samples.
     """
-    for_layers = hyperparameters if more_epochs else replace(hyperparameters, epochs=0)
-    backbone = _tune(start, samples, for_layers, checkpoint, progress, seconds)
+    backbone = _tune(tuning, seconds, more_epochs=more_epochs)
     if prepare:
         prepare(backbone)
-    embedded = embed(lane, backbone, samples, progress)
-    return learn_head(backbone, embedded, start.classes, _for_head(hyperparameters, start), progress)
+    embedded = embed(tuning.lane, backbone, tuning.samples, tuning.progress)
+    return learn_head(backbone, embedded, tuning.start.classes, _for_head(tuning), tuning.progress)
 
 
-def _for_head(hyperparameters: Hyperparameters, start: Classifier) -> Hyperparameters:
-    return replace(hyperparameters, learning_rate=start.record["settings"]["learning_rate"])
+def _for_head(tuning: FineTuning) -> Hyperparameters:
+    return replace(tuning.hyperparameters, learning_rate=tuning.start.record["settings"]["learning_rate"])
 
 
-def _tune(
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
-    seconds: float,
-) -> Backbone:
+def _tune(tuning: FineTuning, seconds: float, *, more_epochs: bool) -> Backbone:
     """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
-    training, held_out_samples = _looked_at(samples)
+    training, held_out_samples = _looked_at(tuning.samples)
+    start, hyperparameters = tuning.start, tuning.hyperparameters
     try:
         tuned = fine_tune(
             start.backbone,
@@ -223,9 +203,9 @@ def _tune(
             training,
             held_out_samples or training,  # with too few labels to hold any out, the best that can be said
             start.classes,
-            hyperparameters,
-            checkpoint,
-            progress,
+            hyperparameters if more_epochs else replace(hyperparameters, epochs=0),
+            tuning.checkpoint,
+            tuning.progress,
             seconds=seconds,
             to_reach=start.record["figures"].get("accuracy", 0.0),
         )

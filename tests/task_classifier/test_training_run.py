@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from image_classifier import shared_networks
-from image_classifier.data.dataset import Sample
 from image_classifier.evaluation import comparison
 from image_classifier.nets.classifier import FINE_TUNED
 from image_classifier.nets.int8 import is_supported
@@ -446,8 +445,8 @@ def test_failed_trial_ends_the_training_with_the_head(
     monkeypatch.setenv("TRAIN_MODE", "full")
     asked: list[int] = []
 
-    def refuse(lane: object, start: object, samples: Sequence[Sample], *rest: object) -> None:
-        asked.append(len(samples))
+    def refuse(tuning: all_layers_module.FineTuning) -> None:
+        asked.append(len(tuning.samples))
         raise all_layers_module.NotBetter("the trial was no better")
 
     monkeypatch.setattr(all_layers_module, "try_all_layers", refuse)

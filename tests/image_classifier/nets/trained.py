@@ -9,7 +9,7 @@ from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import load_backbone, load_classifier, load_saved_backbone, read_record
 from image_classifier.nets.optimize import accelerate
-from image_classifier.training.all_layers import learn_all_layers
+from image_classifier.training.all_layers import FineTuning, learn_all_layers
 from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -27,7 +27,7 @@ def check_training_and_saving(name: str, size: int, some: list[Sample], folder: 
     try:
         backbone = load_backbone("none", size, name)
         first = learn_head(backbone, embed(lane, backbone, some, quiet), ("0", "1", "2"), ONE_EPOCH, quiet)
-        trained = learn_all_layers(lane, first, some, ONE_EPOCH, folder / "checkpoint", quiet)
+        trained = learn_all_layers(FineTuning(lane, first, some, ONE_EPOCH, folder / "checkpoint", quiet))
     finally:
         lane.close()
         cache.close()

@@ -17,6 +17,7 @@ from image_classifier.progress import ALL_LAYERS, Stages
 from image_classifier.settings import TrainMode
 from image_classifier.training import all_layers
 from image_classifier.training.all_layers import (
+    FineTuning,
     NotBetter,
     learn_all_layers,
     train_all_layers,
@@ -94,7 +95,7 @@ def test_trial_on_a_part_decides(
     records: list[dict[str, Any]] = []
 
     with outcome:
-        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
+        try_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", records.append))
 
     [(before, after, tried)] = seen
     assert sorted(held_out(tried)) == [False] * 12 + [True] * 7
@@ -113,7 +114,9 @@ def test_trial_is_as_short_as_it_says(
     monkeypatch.setattr(all_layers, "TRIAL_SECONDS", 0)
     records: list[dict[str, Any]] = []
     with suppress(NotBetter):
-        try_all_layers(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
+        try_all_layers(
+            FineTuning(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
+        )
     assert [(r["epoch"], r["epochs"]) for r in records if "epoch" in r] == [(1, all_layers.TRIAL_EPOCHS)]
 
 
@@ -123,10 +126,10 @@ def test_interrupted_trial_resumes(lane: InferenceLane, start: Classifier, some:
             raise Stopped
 
     with pytest.raises(Stopped):
-        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
+        try_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", stop))
     records: list[dict[str, Any]] = []
     with suppress(NotBetter):
-        try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
+        try_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", records.append))
     assert [record["epoch"] for record in records if "epoch" in record] == [2]
 
 
@@ -137,9 +140,9 @@ def test_random_network_and_begun_training_need_no_trial(
         pytest.fail(f"there was a trial: {record}")
 
     random = replace(start, backbone=replace(start.backbone, origin="random"))
-    try_all_layers(lane, random, some, QUICK, tmp_path / "checkpoint", fail)
+    try_all_layers(FineTuning(lane, random, some, QUICK, tmp_path / "checkpoint", fail))
     (tmp_path / "checkpoint").touch()
-    try_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", fail)
+    try_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", fail))
 
 
 def test_progress_of_the_trial_lies_between_the_head_and_all_layers() -> None:
@@ -156,7 +159,9 @@ def test_all_layers_are_learned_and_the_head_on_top_of_them(
 ) -> None:
     prepared: list[Backbone] = []
 
-    tuned = learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", ignore, prepare=prepared.append)
+    tuned = learn_all_layers(
+        FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", ignore), prepare=prepared.append
+    )
 
     assert prepared == [tuned.backbone]
     assert tuned.backbone.origin == FINE_TUNED
@@ -170,7 +175,7 @@ def test_new_head_is_trained_at_the_rate_of_the_first_one(
 ) -> None:
     slow = replace(QUICK, learning_rate=QUICK.learning_rate / 100)
 
-    tuned = learn_all_layers(lane, start, some, slow, tmp_path / "checkpoint", ignore)
+    tuned = learn_all_layers(FineTuning(lane, start, some, slow, tmp_path / "checkpoint", ignore))
 
     on_its_network = learn_head(tuned.backbone, embed(lane, tuned.backbone, some, ignore), start.classes, QUICK, ignore)
     assert torch.equal(tuned.head.weight, on_its_network.head.weight)
@@ -185,7 +190,7 @@ def test_much_too_high_learning_rate_is_named_and_leaves_the_first_model(
     for origin in ("imagenet", "random"):  # in the trial, or later
         first = replace(start, backbone=replace(start.backbone, origin=origin))
         with pytest.raises(NotBetter, match=r"^can't train all layers, because the loss became (nan|inf) at the"):
-            train_all_layers(lane, first, some, high, tmp_path / "checkpoint", ignore, mode="full")
+            train_all_layers(FineTuning(lane, first, some, high, tmp_path / "checkpoint", ignore), mode="full")
     assert not (tmp_path / all_layers.TRIAL_CHECKPOINT).exists()
 
 
@@ -197,9 +202,11 @@ def test_ended_training_takes_the_best_epoch_so_far(
             raise Stopped
 
     with pytest.raises(Stopped):
-        learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
+        learn_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", stop))
     records: list[dict[str, Any]] = []
-    tuned = learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, more_epochs=False)
+    tuned = learn_all_layers(
+        FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", records.append), more_epochs=False
+    )
     assert [record for record in records if record["phase"] == "training all layers"] == []
     assert tuned.backbone.fingerprint != start.backbone.fingerprint
 
@@ -258,7 +265,7 @@ def test_all_layers_are_not_tried_with_too_few_images_that_were_looked_at(
     few = accepted(some, part, left=left)
     first = replace(start, backbone=replace(start.backbone, origin=origin))
     with not_better(f"skipped training all layers, because {reason}"):
-        train_all_layers(lane, first, few, QUICK, tmp_path / "checkpoint", fail, mode="full")
+        train_all_layers(FineTuning(lane, first, few, QUICK, tmp_path / "checkpoint", fail), mode="full")
 
 
 def test_near_duplicates_are_not_enough_to_compare_on(
@@ -267,7 +274,7 @@ def test_near_duplicates_are_not_enough_to_compare_on(
     monkeypatch.setattr(all_layers, "try_all_layers", lambda *given: pytest.fail("there was a trial"))
     alike = [replace(sample, group="0") if sample.part == "val" else sample for sample in some]
     with not_better(f"skipped training all layers, because {TOO_FEW} 1 (near-duplicates count as one)"):
-        train_all_layers(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore, mode="full")
+        train_all_layers(FineTuning(lane, start, alike, QUICK, tmp_path / "checkpoint", ignore), mode="full")
 
 
 def test_trial_takes_only_images_that_were_looked_at(
@@ -280,7 +287,7 @@ def test_trial_takes_only_images_that_were_looked_at(
     few = accepted(accepted(some, "train", left=12), "val", left=5)
 
     with suppress(NotBetter):
-        try_all_layers(lane, start, few, QUICK, tmp_path / "checkpoint", ignore)
+        try_all_layers(FineTuning(lane, start, few, QUICK, tmp_path / "checkpoint", ignore))
 
     assert {sample.name for sample in tried[0]} == {sample.name for sample in few if sample.evaluates}
 
@@ -298,7 +305,7 @@ def test_trial_without_held_out_images_fails_at_once(
     many = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
     assert any(held_out(many))
     with not_better(f"skipped training all layers, because {TOO_FEW} 0 (near-duplicates count as one)"):
-        try_all_layers(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail)
+        try_all_layers(FineTuning(lane, tuned, many, QUICK, tmp_path / "checkpoint", fail))
 
 
 def test_trial_without_images_of_two_classes_fails(
@@ -306,7 +313,7 @@ def test_trial_without_images_of_two_classes_fails(
 ) -> None:
     rare = [replace(s, part="val" if row % 2 else "train") for row, s in enumerate(s for s in some if s.label == "0")]
     with pytest.raises(NotBetter, match="because too few classes are frequent enough for a trial"):
-        try_all_layers(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore)
+        try_all_layers(FineTuning(lane, start, rare, QUICK, tmp_path / "checkpoint", ignore))
 
 
 def test_layers_learn_no_image_that_is_held_out_once_there_are_more_labels(
@@ -322,7 +329,7 @@ def test_layers_learn_no_image_that_is_held_out_once_there_are_more_labels(
     monkeypatch.setattr(all_layers, "fine_tune", stop)
     more = [replace(sample, label=str(row % 14)) for row, sample in enumerate(samples[:56])]
     with pytest.raises(Stopped):
-        learn_all_layers(lane, start, more[:28], QUICK, tmp_path / "checkpoint", ignore)
+        learn_all_layers(FineTuning(lane, start, more[:28], QUICK, tmp_path / "checkpoint", ignore))
 
     out = {sample for sample, is_out in zip(more, held_out(more), strict=True) if is_out}
     assert out & set(more[:28])
@@ -356,7 +363,7 @@ def test_better_one_is_kept_and_only_auto_has_a_time_limit(
     records: list[dict[str, Any]] = []
 
     with outcome:
-        train_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, mode=mode)
+        train_all_layers(FineTuning(lane, start, some, QUICK, tmp_path / "checkpoint", records.append), mode=mode)
 
     trained = [record["epoch"] for record in records if record["phase"] == "training all layers"]
     assert trained == list(range(1, epochs + 1))
