@@ -35,27 +35,13 @@ from image_classifier.cli.sources import given_tests, samples_at, say_skipped, t
 from image_classifier.cli.url_list import REPORT_FILE, read_lines
 from image_classifier.cli.workbench import Workbench, open_bench
 from image_classifier.data.dataset import Sample
-from image_classifier.data.folders import (
-    Finding,
-    examine,
-    list_folder,
-    refuse_other_names,
-    shown,
-)
+from image_classifier.data.folders import Finding, examine, list_folder, refuse_other_names, shown
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import Examination, examine_model
 from image_classifier.files import real
 from image_classifier.nets.classifier import load_backbone
-from image_classifier.nets.folder import (
-    FULL,
-    HEAD,
-    SavedModel,
-    find_model,
-    is_version,
-    load_model,
-    locked,
-)
+from image_classifier.nets.folder import FULL, HEAD, SavedModel, find_model, is_version, load_model, locked
 from image_classifier.nets.weights import WeightsError
 from image_classifier.progress import counted, ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
