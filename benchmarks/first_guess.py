@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.metrics import evaluate
 from image_classifier.first_guess.guess import is_guess, logits_of, with_others
 from image_classifier.first_guess.imagenet_guess import guess_from_imagenet
@@ -20,7 +21,7 @@ from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
+from image_classifier.training.labels import check_enough, order_classes
 
 TASKS = ("themes", "stamps", "fine")  # the rules were chosen on the first two
 SIZES = (5, 10, 30, 100, 300)

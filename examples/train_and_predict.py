@@ -12,7 +12,6 @@ from pathlib import Path
 from image_classifier import train
 from image_classifier.errors import UsersError
 from image_classifier.nets.weights import WeightsError
-from image_classifier.training.labels import TooFewLabels
 
 
 def main(training: Path, others: Path, output: Path) -> float:
@@ -34,5 +33,5 @@ if __name__ == "__main__":
         sys.exit("usage: python examples/train_and_predict.py TRAINING_FOLDER OTHER_FOLDER NEW_MODEL")
     try:
         main(*map(Path, sys.argv[1:]))
-    except (UsersError, TooFewLabels, WeightsError) as error:
+    except (UsersError, WeightsError) as error:
         sys.exit(str(error))

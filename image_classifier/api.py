@@ -74,7 +74,7 @@ def train(
     `source` is a folder with a subfolder of images for each class, or a JSON export of Label Studio; the model is
     written to the folder `output`, which must not exist. The other arguments have the names of the command's options
     (`epochs`, `batch_size`, `learning_rate`, …) and override the settings in the environment. Progress goes to
-    standard error. Raises UsersError, TooFewLabels or WeightsError.
+    standard error. Raises UsersError or WeightsError.
     """
     settings = read_settings()
     given: dict[str, dict[str, Any]] = {

@@ -3,3 +3,7 @@
 
 class UsersError(ValueError):
     """An error with one sentence: what is wrong, and how to fix it."""
+
+
+class TooFewLabels(UsersError):
+    """There are too few labels to train on; the message says what is missing."""

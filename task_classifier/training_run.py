@@ -13,6 +13,7 @@ import torch
 
 from image_classifier.data.dataset import Label, Sample, targets_of
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.metrics import hits
 from image_classifier.first_guess.guess import is_guess
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, choose_device
@@ -26,7 +27,7 @@ from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
-from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
+from image_classifier.training.labels import check_enough, order_classes
 from image_classifier.training.update import Updated, learn_changes
 from label_studio_format.labeling_config import ImageChoices, Json
 from label_studio_format.training_report import Usage

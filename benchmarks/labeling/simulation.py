@@ -14,12 +14,13 @@ import torch
 
 from benchmarks.learning.embedded import Data
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.errors import TooFewLabels
 from image_classifier.nets.classifier import Head
 from image_classifier.pool.components import directions
 from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
+from image_classifier.training.labels import check_enough, order_classes
 
 # The backend learns in the background, about once a second; here, when there are this many times more labels.
 RELEARN = 1.05

@@ -22,10 +22,11 @@ from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, inte
 from benchmarks.learning.heads import LEARNERS
 from image_classifier.data.dataset import classes_of, targets_of
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.metrics import evaluate
 from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.labels import TooFewLabels, check_enough
+from image_classifier.training.labels import check_enough
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNED = ("themes", "stamps", "fine")  # the settings were chosen on other splits of these tasks

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from benchmarks.learning.embedded import Data
 from image_classifier.embedding.samples import EmbeddedSamples
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.predict import choose
 from image_classifier.nets.classifier import Classifier
 from image_classifier.pool.order import labeling_order
 from image_classifier.training.classifier_head import learn_head
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
+from image_classifier.training.labels import check_enough, order_classes
 from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved
 
 TRAINED_AFTER = 10  # new labels, the backend's default

@@ -45,7 +45,6 @@ from image_classifier.nets.folder import FULL, HEAD, SavedModel, find_model, is_
 from image_classifier.nets.weights import WeightsError
 from image_classifier.progress import counted, ignore
 from image_classifier.settings import ClassifierSettings, TrainMode
-from image_classifier.training.labels import TooFewLabels
 
 app = typer.Typer(
     cls=Commands,
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # Shell completion needs the command's name, also if it is installed by `python -m image_classifier`.
         app(arguments, prog_name="image-classifier")
-    except (UsersError, TooFewLabels, WeightsError, ImageError) as error:
+    except (UsersError, WeightsError, ImageError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {shown(error.filename)}' if error.filename else ''}")

@@ -15,12 +15,12 @@ from image_classifier.data.folders import Finding, read_files, shown
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.samples import embed_samples
-from image_classifier.errors import UsersError
+from image_classifier.errors import TooFewLabels, UsersError
 from image_classifier.evaluation.evaluate import answers_of
 from image_classifier.nets.classifier import BACKBONE_FILE, Backbone, Classifier
 from image_classifier.nets.folder import load_model, save_model
 from image_classifier.training.correction import correct
-from image_classifier.training.labels import TooFewLabels, check_enough
+from image_classifier.training.labels import check_enough
 
 NAMED = 5  # classes named in an error, those that lose most images first
 

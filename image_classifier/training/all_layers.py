@@ -10,6 +10,7 @@ from pathlib import Path
 
 from image_classifier.data.dataset import Sample, held_out, may_be_held_out
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.comparison import FEWEST_COMPARED, Comparison, compare
 from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
 from image_classifier.progress import Progress, Record
@@ -17,7 +18,6 @@ from image_classifier.settings import TrainMode
 from image_classifier.training.classifier_head import embed, learn_head
 from image_classifier.training.finetune import Diverged, fine_tune
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.labels import TooFewLabels
 
 log = logging.getLogger(__name__)
 

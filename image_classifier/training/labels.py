@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from image_classifier.data.dataset import FOLDS, Label, LabelSource, Sample, classes_of
+from image_classifier.errors import TooFewLabels
 from image_classifier.evaluation.metrics import THRESHOLD
 
 MIN_IMAGES = 4
@@ -20,10 +21,6 @@ FEWEST_IN_FIVE_FOLDS = 1000
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
 # at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
-
-
-class TooFewLabels(ValueError):
-    """There are too few labels to train on; the message says what is missing."""
 
 
 def check_enough(samples: Sequence[Sample]) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.image_file import ImageFile
-from image_classifier.training.labels import TooFewLabels, check_enough, order_classes
+from image_classifier.errors import TooFewLabels
+from image_classifier.training.labels import check_enough, order_classes
 
 SEVERAL, NONE = frozenset({"a"}), frozenset[str]()
 
