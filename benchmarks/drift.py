@@ -23,8 +23,8 @@ from image_classifier.pool.groups import next_groups
 from image_classifier.pool.map import COMPONENTS
 from image_classifier.pool.order import labeling_order
 from image_classifier.pool.outliers import strangeness
-from my_backend.labeling.drift import find_drift
-from my_backend.labeling.drift_watch import NEWEST, OLDER
+from my_backend.labeling.drift.comparison import find_drift
+from my_backend.labeling.drift.watch import NEWEST, OLDER
 
 TASKS = ("themes", "fine", "stamps", "digits, random")
 LABELS = (60, 200)

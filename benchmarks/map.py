@@ -19,7 +19,7 @@ import torch
 from playwright.sync_api import Route, sync_playwright
 
 from image_classifier.pool.pool import Pool
-from my_backend.labeling.image_map import ImageMap
+from my_backend.labeling.pool.image_map import ImageMap
 from my_backend.web.pages import routes
 
 SIZE, CHOICES = 512, [f"Choice {number}" for number in range(1, 11)]

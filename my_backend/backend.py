@@ -27,12 +27,12 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.follower import Follower, Observer
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
-from my_backend.labeling.acceptor import Acceptor
-from my_backend.labeling.drift_watch import DriftWatch
-from my_backend.labeling.planner import Planner
-from my_backend.labeling.pools import Pools
-from my_backend.labeling.runs import Run
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.auto_accept.acceptor import Acceptor
+from my_backend.labeling.auto_accept.planner import Planner
+from my_backend.labeling.drift.watch import DriftWatch
+from my_backend.labeling.pool.all_projects import Pools
+from my_backend.labeling.runs.records import Run
+from my_backend.labeling.runs.writer import Writer
 from my_backend.notifications.notifier import Notifier
 from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from my_backend.background import Background
 from my_backend.errors import BackendError, Unavailable
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.project_tasks import ProjectTasks
+from my_backend.labeling.runs.project_tasks import ProjectTasks
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from safe_http.redaction import redact, said

@@ -245,7 +245,16 @@ def described(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "package", ["image_classifier", "my_backend", "my_backend.web", "safe_http", "task_classifier", "testing"]
+    "package",
+    [
+        "image_classifier",
+        "my_backend",
+        "my_backend.labeling",
+        "my_backend.web",
+        "safe_http",
+        "task_classifier",
+        "testing",
+    ],
 )
 def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
     order = described(package)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.labeling.simulation import learn
 from benchmarks.learning.embedded import Data
-from my_backend.labeling.auto_accept import decide, make_plan
+from my_backend.labeling.auto_accept.guarantee import decide, make_plan
 
 RUNS = 200
 

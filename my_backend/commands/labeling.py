@@ -14,10 +14,10 @@ from my_backend.commands.options import AsJson, Commands, OfProject
 from my_backend.errors import BackendError, Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.acceptor import Acceptor, State
-from my_backend.labeling.auto_accept import PERCENTS
-from my_backend.labeling.runs import Labels, Run, RunKind
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.auto_accept.acceptor import Acceptor, State
+from my_backend.labeling.auto_accept.guarantee import PERCENTS
+from my_backend.labeling.runs.records import Labels, Run, RunKind
+from my_backend.labeling.runs.writer import Writer
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.settings import read_settings

@@ -23,9 +23,9 @@ from my_backend.diagnostics.rules.storage import storage_problems
 from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
-from my_backend.labeling.acceptor import Acceptor
-from my_backend.labeling.drift_watch import DriftWatch
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.auto_accept.acceptor import Acceptor
+from my_backend.labeling.drift.watch import DriftWatch
+from my_backend.labeling.runs.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
 from my_backend.published_hook.caller import PublishedHook

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from label_studio_format.events import Change
 from label_studio_format.pasted_values import check_token, trimmed
 from label_studio_format.tasks import AnnotatedTask, Items, TaskData
-from my_backend.labeling.auto_accept import Percent
+from my_backend.labeling.auto_accept.guarantee import Percent
 from my_backend.projects.uid import UID_SCHEMA, ProjectUid
 
 Json = dict[str, Any]

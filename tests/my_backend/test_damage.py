@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from my_backend.jobs.training_job import SET_ASIDE
-from my_backend.labeling.runs import Labels, RunStore
+from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from testing.waiting import eventually

@@ -12,8 +12,8 @@ from my_backend.jobs.learned import Learned, note, noting
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import keep_annotations
-from my_backend.labeling.acceptance import AcceptanceStore, Automatic
-from my_backend.labeling.runs import Labels, RunStore
+from my_backend.labeling.auto_accept.records import AcceptanceStore, Automatic
+from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.registry import Credentials, Projects

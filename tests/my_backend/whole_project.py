@@ -9,9 +9,9 @@ from my_backend import files
 from my_backend.active_learning.title import Remembered
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
-from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
-from my_backend.labeling.auto_accept import Look, Step
-from my_backend.labeling.runs import Labels, RunStore
+from my_backend.labeling.auto_accept.guarantee import Look, Step
+from my_backend.labeling.auto_accept.records import AcceptanceStore, Answers, Automatic, PlannedImage
+from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.labeling_order import LabelingOrder, keep_order

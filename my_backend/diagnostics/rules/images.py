@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from my_backend.diagnostics.problem import Problem
-from my_backend.labeling.drift_watch import DriftedImages
+from my_backend.labeling.drift.watch import DriftedImages
 from my_backend.projects.recent_predictions import Sighting
 
 NAMED_IMAGES = 20  # at most, that a problem lists

@@ -2,8 +2,8 @@
 
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.scores import RETRIED
-from my_backend.labeling.checks import Contradiction
-from my_backend.labeling.writer import HaltedRun
+from my_backend.labeling.auto_accept.checks import Contradiction
+from my_backend.labeling.runs.writer import HaltedRun
 from my_backend.token_gate import Refusal
 
 

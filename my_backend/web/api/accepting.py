@@ -5,10 +5,10 @@ from functools import partial
 from typing import Literal
 
 from my_backend.backend import Backend
-from my_backend.labeling.acceptance import Answers, Automatic, PlannedImage
-from my_backend.labeling.acceptor import State
-from my_backend.labeling.checks import Checks
-from my_backend.labeling.sample import Sample, accepted_by_choice, examples
+from my_backend.labeling.auto_accept.acceptor import State
+from my_backend.labeling.auto_accept.checks import Checks
+from my_backend.labeling.auto_accept.records import Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.project import Project
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.labeling import LabelingRun, described

@@ -6,11 +6,11 @@ from functools import partial
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.labeling.pools import Collected
-from my_backend.labeling.project_pool import Group as PoolGroup
-from my_backend.labeling.project_pool import ProjectPool
-from my_backend.labeling.project_pool import QueuedImage as PoolImage
-from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
+from my_backend.labeling.pool.all_projects import Collected
+from my_backend.labeling.pool.project_pool import Group as PoolGroup
+from my_backend.labeling.pool.project_pool import ProjectPool
+from my_backend.labeling.pool.project_pool import QueuedImage as PoolImage
+from my_backend.labeling.runs.records import Action, Labels, Run, RunKind, RunStatus
 from my_backend.web.api.answers import Answer
 from my_backend.web.api.project_images import ProjectImages, project_images
 from my_backend.web.bodies import (

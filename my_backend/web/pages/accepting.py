@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from my_backend.labeling.acceptance import Automatic, PlannedImage
-from my_backend.labeling.acceptor import State
-from my_backend.labeling.checks import Checks
-from my_backend.labeling.runs import Run
-from my_backend.labeling.sample import Sample, accepted_by_choice, examples
+from my_backend.labeling.auto_accept.acceptor import State
+from my_backend.labeling.auto_accept.checks import Checks
+from my_backend.labeling.auto_accept.records import Automatic, PlannedImage
+from my_backend.labeling.auto_accept.sample import Sample, accepted_by_choice, examples
+from my_backend.labeling.runs.records import Run
 from my_backend.web.pages.review import Tile, task_link
 
 SHOWN = 12  # tasks of the sample that come next

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from my_backend.backend import Backend
 from my_backend.errors import Conflict, NotFound
-from my_backend.labeling.auto_accept import PERCENTS
+from my_backend.labeling.auto_accept.guarantee import PERCENTS
 from my_backend.log.recent import recent_lines
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.project import Project

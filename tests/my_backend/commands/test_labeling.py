@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
-from my_backend.labeling.acceptance import AcceptanceStore
+from my_backend.labeling.auto_accept.records import AcceptanceStore
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT
-from tests.my_backend.labeling.conftest import MakeWriter, make_writer
-from tests.my_backend.labeling.test_acceptance import answers_of
+from tests.my_backend.labeling.auto_accept.test_records import answers_of
+from tests.my_backend.labeling.runs.conftest import MakeWriter, make_writer
 from tests.my_backend.web.api.test_groups import SEVERAL
 
 __all__ = ["make_writer"]

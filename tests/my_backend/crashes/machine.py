@@ -20,7 +20,7 @@ from my_backend.errors import BackendError
 from my_backend.jobs.learned import LEARNED_FILE
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.labeling.runs import Labels
+from my_backend.labeling.runs.records import Labels
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import UNTRAINED
 from tests.my_backend.conftest import PROJECT

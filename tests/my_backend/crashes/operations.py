@@ -15,9 +15,9 @@ from label_studio_format.events import Change
 from my_backend.commands.backup import back_up
 from my_backend.errors import NotFound
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, keep_annotations
-from my_backend.labeling.acceptance import Answers, PlannedImage
-from my_backend.labeling.auto_accept import first_sample, make_plan
-from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
+from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.runs.records import Labels, Run
 from my_backend.projects.registry import Credentials
 from my_backend.projects.versions import UNTRAINED, Versions
 from tests.my_backend.conftest import PROJECT

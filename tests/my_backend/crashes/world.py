@@ -19,7 +19,7 @@ from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import run_job
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.labeling.runs import Run
+from my_backend.labeling.runs.records import Run
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project

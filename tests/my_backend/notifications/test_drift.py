@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from my_backend.label_studio import follower
-from my_backend.labeling import drift_watch
+from my_backend.labeling.drift import watch
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "REGULAR_SECONDS", 0.1)
     monkeypatch.setattr(follower, "LOOK_SECONDS", 0.05)
     for name in ("FIRST_SECONDS", "PAUSE_SECONDS", "DRIFTED_SECONDS"):
-        monkeypatch.setattr(drift_watch, name, 0.05)
+        monkeypatch.setattr(watch, name, 0.05)
 
 
 def shown(path: Path, *, inverted: bool = False) -> str:
@@ -61,9 +61,9 @@ def test_imported_images_of_another_style_are_told_until_some_are_labeled(
     def imported() -> None:
         """Label Studio counts the tasks, and the backend has compared them."""
         label_studio.project["task_number"] = len(label_studio.labels.tasks)
-        watch = client.backend.drift
+        drift_watch = client.backend.drift
         state = (len(label_studio.labels.tasks), client.backend.serving.version_name(PROJECT))
-        assert eventually(lambda: PROJECT in watch._watched and watch._watched[PROJECT].checked == state)
+        assert eventually(lambda: PROJECT in drift_watch._watched and drift_watch._watched[PROJECT].checked == state)
 
     told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat, "notify_url": inbox.url}
     with serve(**told, model_class="model:ImageClassifierAPI", retrain_after_annotations=0) as client:

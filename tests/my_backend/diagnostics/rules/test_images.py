@@ -3,8 +3,8 @@
 import pytest
 
 from my_backend.diagnostics.rules.images import NAMED_IMAGES, image_problems, images_drifted, unreadable_kind
-from my_backend.labeling.drift import Drift
-from my_backend.labeling.drift_watch import DriftedImages
+from my_backend.labeling.drift.comparison import Drift
+from my_backend.labeling.drift.watch import DriftedImages
 from my_backend.projects.recent_predictions import Sighting
 from tests.my_backend.conftest import PROJECT
 

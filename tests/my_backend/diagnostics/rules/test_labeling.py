@@ -5,11 +5,11 @@ from typing import get_args
 import pytest
 
 from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
-from my_backend.labeling.acceptance import Acceptance
-from my_backend.labeling.auto_accept import audit
-from my_backend.labeling.checks import Checks, Contradiction
-from my_backend.labeling.runs import Run
-from my_backend.labeling.writer import HaltedRun, HaltedState
+from my_backend.labeling.auto_accept.checks import Checks, Contradiction
+from my_backend.labeling.auto_accept.guarantee import audit
+from my_backend.labeling.auto_accept.records import Acceptance
+from my_backend.labeling.runs.records import Run
+from my_backend.labeling.runs.writer import HaltedRun, HaltedState
 from my_backend.token_gate import Refusal
 from tests.my_backend.conftest import PROJECT
 

@@ -14,10 +14,12 @@ import pytest
 from my_backend import files
 from my_backend.errors import Conflict
 from my_backend.label_studio import task_pages
-from my_backend.labeling import acceptance, acceptor, planner, pools, sample_reader, writer
-from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers
-from my_backend.labeling.checks import AUDITED_AT_ONCE
-from my_backend.labeling.sample_reader import SampleReader
+from my_backend.labeling.auto_accept import acceptor, planner, records, sample_reader
+from my_backend.labeling.auto_accept.checks import AUDITED_AT_ONCE
+from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, Answers
+from my_backend.labeling.auto_accept.sample_reader import SampleReader
+from my_backend.labeling.pool import all_projects
+from my_backend.labeling.runs import writer
 from testing.fake_label_studio.labels import FakeLabels
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -37,8 +39,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (sample_reader, "ALL_AGAIN", 0.05),
         (acceptor, "UNASKED_AGAIN", 0.05),
         (acceptor, "RETRY_SECONDS", 0.05),
-        (pools, "LISTED_AGAIN", 0.05),
-        (pools, "RETRY_SECONDS", 0.05),
+        (all_projects, "LISTED_AGAIN", 0.05),
+        (all_projects, "RETRY_SECONDS", 0.05),
         (writer, "LOOK_SECONDS", 0.2),
     ):
         monkeypatch.setattr(module, name, seconds)
@@ -402,7 +404,7 @@ def test_newest_plan_counts_although_the_clock_was_set_back(
 ) -> None:
     first = sampling(client)["plan"]
     now = time.time()
-    monkeypatch.setattr(acceptance.time, "time", lambda: now - 3600)
+    monkeypatch.setattr(records.time, "time", lambda: now - 3600)
 
     ask(client, "plan", percent=1, replace=True)
 

@@ -12,7 +12,8 @@ import pytest
 
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
-from my_backend.labeling import pools, project_pool, runs, writer
+from my_backend.labeling.pool import all_projects, project_pool
+from my_backend.labeling.runs import records, writer
 from my_backend.projects.project import Project
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -25,9 +26,9 @@ SEVERAL = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("LISTED_AGAIN", 0.05), ("RETRY_SECONDS", 0.05)):
-        monkeypatch.setattr(pools, name, seconds)
-    monkeypatch.setattr(pools, "LISTING_SHARE", 1.0)
-    monkeypatch.setattr(pools, "READ_AT_ONCE", 7)
+        monkeypatch.setattr(all_projects, name, seconds)
+    monkeypatch.setattr(all_projects, "LISTING_SHARE", 1.0)
+    monkeypatch.setattr(all_projects, "READ_AT_ONCE", 7)
     monkeypatch.setattr(task_pages, "PAGE_TASKS", 9)
     monkeypatch.setattr(writer, "LOOK_SECONDS", 0.2)
 
@@ -204,12 +205,12 @@ def test_labels_count_although_the_clock_was_set_back(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or although they are those of another server, whose clock is behind."""
-    monkeypatch.setattr(pools, "LISTED_AGAIN", 10_000.0)
+    monkeypatch.setattr(all_projects, "LISTED_AGAIN", 10_000.0)
     label_studio.labels.add(10)
     ready(client, 10)
     now = time.time
     monkeypatch.setattr(
-        runs, "time", SimpleNamespace(time=lambda: now() - 600, strftime=time.strftime, gmtime=time.gmtime)
+        records, "time", SimpleNamespace(time=lambda: now() - 600, strftime=time.strftime, gmtime=time.gmtime)
     )
     run = label(client, ("Cat", [1, 2, 3]))
     end(client, run)
@@ -323,7 +324,7 @@ def test_another_network_reads_the_images_again(client: Client, label_studio: Fa
 def test_changed_project_is_read_again_long_before_its_tasks_are_due(
     change: str, client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "LISTED_AGAIN", 10_000.0)
+    monkeypatch.setattr(all_projects, "LISTED_AGAIN", 10_000.0)
     label_studio.labels.add(5)
     ready(client, 5)
     read = len(script.calls("add"))
@@ -345,8 +346,8 @@ def test_time_for_reading_images_does_not_delay_the_next_list_of_tasks(
     now = time.monotonic
     clock = SimpleNamespace(ahead=0.0, time=time.time)
     clock.monotonic = lambda: now() + clock.ahead
-    monkeypatch.setattr(pools, "time", clock)
-    monkeypatch.setattr(pools, "LISTING_SHARE", 0.05)
+    monkeypatch.setattr(all_projects, "time", clock)
+    monkeypatch.setattr(all_projects, "LISTING_SHARE", 0.05)
     add = FakePool.add
 
     def slow(self: FakePool, *given: Any) -> Any:
@@ -433,7 +434,7 @@ def test_images_are_collected_on_request_and_forgotten_after_an_hour(
     label_studio.labels.add(5)
     assert script.calls("add") == []
     ready(client, 5)
-    monkeypatch.setattr(pools, "FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(all_projects, "FORGOTTEN_SECONDS", 0.0)
     assert eventually(lambda: not client.backend.pools._entries)
 
 
@@ -456,16 +457,16 @@ def test_project_that_takes_long_does_not_hold_up_another(
     label_studio.labels.add(20)
     client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)
     stuck, released, steps = threading.Event(), threading.Event(), []
-    label_studio_of = pools.Pools._label_studio
+    label_studio_of = all_projects.Pools._label_studio
 
-    def wait(self: pools.Pools, project: Project) -> LabelStudio:
+    def wait(self: all_projects.Pools, project: Project) -> LabelStudio:
         if project.uid == "8.1":
             steps.append(project)
             stuck.set()
             released.wait(60)
         return label_studio_of(self, project)
 
-    monkeypatch.setattr(pools.Pools, "_label_studio", wait)
+    monkeypatch.setattr(all_projects.Pools, "_label_studio", wait)
     try:
         client.post("/api/labeling/groups", {"project": "8.1"})
         assert stuck.wait(60)
@@ -478,7 +479,7 @@ def test_project_that_takes_long_does_not_hold_up_another(
 def test_no_more_tasks_are_collected_than_memory_allows(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "MOST_MEMORY", 20 * 1500)
+    monkeypatch.setattr(all_projects, "MOST_MEMORY", 20 * 1500)
     label_studio.labels.add(21)
     assert eventually(lambda: "group at most 20 tasks at a time" in (ask(client)["error"] or ""))
     del label_studio.labels.tasks[21]

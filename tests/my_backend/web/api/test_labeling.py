@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from my_backend.jobs.reconciliation import Reconciliation
-from my_backend.labeling import attempt, writer
-from my_backend.labeling.runs import Labels, RunStore, new_run_id
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.runs import attempt, writer
+from my_backend.labeling.runs.records import Labels, RunStore, new_run_id
+from my_backend.labeling.runs.writer import Writer
 from my_backend.token_gate import TokenGate
 from safe_http.redaction import redact
 from testing.fake_label_studio.server import FakeLabelStudio
@@ -445,7 +445,7 @@ def test_metrics_count_runs_and_annotations(start: Any, label_studio: FakeLabelS
 def test_failed_runs_of_strangers_are_not_kept_forever(
     start: Any, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.labeling.runs.KEPT_IN_VAIN", 2)
+    monkeypatch.setattr("my_backend.labeling.runs.records.KEPT_IN_VAIN", 2)
     client, tasks = start(**OPEN), label_studio.labels.add(1)
 
     for _ in range(4):

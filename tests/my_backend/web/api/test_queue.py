@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from label_studio_format.annotations import annotations_of
-from my_backend.labeling import pools
-from my_backend.labeling.project_pool import ProjectPool
+from my_backend.labeling.pool import all_projects
+from my_backend.labeling.pool.project_pool import ProjectPool
 from my_backend.projects.random_order import in_random_order, keep_next, random_sample
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -167,7 +167,7 @@ def test_images_are_shown_while_the_random_order_is_not_known(
 def test_full_disk_does_not_keep_images_from_being_labeled(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pools, "keep_next", failing())
+    monkeypatch.setattr(all_projects, "keep_next", failing())
     label_studio.labels.add(10)
     assert len(ready(client, 10)["images"]) == 5
     assert "can't save the random order of its tasks: [Errno 28] No space left on device" in caplog.text
@@ -183,7 +183,7 @@ def test_project_deleted_while_its_tasks_are_listed_does_not_come_back(
         assert go_on.wait(20)
         keep_next(folder, unlabeled, labeled)
 
-    monkeypatch.setattr(pools, "keep_next", keep_later)
+    monkeypatch.setattr(all_projects, "keep_next", keep_later)
     label_studio.labels.add(10)
     ask(client)
     folder = client.backend.projects.folder(PROJECT)
@@ -323,6 +323,6 @@ def test_images_of_an_idle_page_go_to_others(
     label_studio.labels.add(9)
     ready(client, 9)
     assert tasks_of(ask(client, page="one", most=3)) == [9, 8, 7]
-    monkeypatch.setattr(pools, "SHOWN_SECONDS", -1.0)
+    monkeypatch.setattr(all_projects, "SHOWN_SECONDS", -1.0)
     assert tasks_of(ask(client, page="one", without=[9], most=1)) == [8]  # which sets a new time for both
     assert tasks_of(ask(client, page="two", most=3)) == [9, 8, 6]

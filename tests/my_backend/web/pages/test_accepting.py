@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from my_backend.labeling.acceptance import AcceptanceStore
+from my_backend.labeling.auto_accept.records import AcceptanceStore
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client

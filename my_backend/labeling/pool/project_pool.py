@@ -12,9 +12,9 @@ from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.errors import Conflict
-from my_backend.labeling.chosen import chosen_groups
-from my_backend.labeling.image_map import ImageMap
-from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.pool.chosen import chosen_groups
+from my_backend.labeling.pool.image_map import ImageMap
+from my_backend.labeling.runs.records import Labels, Run
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import NEXT, in_random_order, interleaved
 from my_backend.serving.image_pool import ImagePool, LookAlikes

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from itertools import takewhile
 
-from my_backend.labeling.acceptance import Acceptance, Answers, PlannedImage
-from my_backend.labeling.auto_accept import Audit, audit, decide
-from my_backend.labeling.runs import Run
+from my_backend.labeling.auto_accept.guarantee import Audit, audit, decide
+from my_backend.labeling.auto_accept.records import Acceptance, Answers, PlannedImage
+from my_backend.labeling.runs.records import Run
 
 AUDITED_AT_ONCE = 20  # accepted images that a person gets to check
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from my_backend.labeling import auto_accept
-from my_backend.labeling.auto_accept import Plan, audit, decide, first_sample, make_plan
-from my_backend.labeling.bounds import bounds
+from my_backend.labeling.auto_accept import guarantee
+from my_backend.labeling.auto_accept.bounds import bounds
+from my_backend.labeling.auto_accept.guarantee import Plan, audit, decide, first_sample, make_plan
 
 
 def pool(images: int, seed: int, *, honest: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def pool(images: int, seed: int, *, honest: float = 1.0) -> tuple[np.ndarray, np
     return probabilities, random.random(images) < honest * (1 - probabilities)
 
 
-def decided(plan: Plan, wrong: np.ndarray, labels: int) -> auto_accept.Decision:
+def decided(plan: Plan, wrong: np.ndarray, labels: int) -> guarantee.Decision:
     return decide(plan, wrong[plan.order[:labels]].tolist())
 
 
@@ -28,7 +28,7 @@ def decided(plan: Plan, wrong: np.ndarray, labels: int) -> auto_accept.Decision:
 def test_promise_is_kept_in_at_least_95_of_100_runs(
     alpha: float, sample: int, honest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_accept, "STEPS", 10)
+    monkeypatch.setattr(guarantee, "STEPS", 10)
     broken = accepted = 0
     for seed in range(200):
         probabilities, wrong = pool(2000, seed, honest=honest)
@@ -44,7 +44,7 @@ def test_promise_is_kept_at_every_decision_if_just_too_many_are_wrong(
     alpha: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worst case: no threshold is better than another, and all of them are just bad enough."""
-    monkeypatch.setattr(auto_accept, "STEPS", 10)
+    monkeypatch.setattr(guarantee, "STEPS", 10)
     broken = tried = 0
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def test_sample_of_the_whole_pool_leaves_nothing_to_decide() -> None:
 @given(size=st.integers(1, 200), wrong=st.integers(0, 200), checked=st.integers(0, 200), seen=st.integers(0, 200))
 def test_test_is_exact(size: int, wrong: int, checked: int, seen: int) -> None:
     wrong, checked = min(wrong, size), min(checked, size)
-    step = auto_accept.Step(size, checked, wrong - 1)
+    step = guarantee.Step(size, checked, wrong - 1)
     exact = hypergeom.cdf(seen, size, wrong, checked)
     for delta in (0.01, 0.05, 0.3):
         if abs(exact - delta) > 1e-9:

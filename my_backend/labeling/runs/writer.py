@@ -26,9 +26,9 @@ from my_backend.errors import (
 )
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.attempt import undo, write
-from my_backend.labeling.project_tasks import ProjectTasks
-from my_backend.labeling.runs import Labels, Run, RunKind, RunStore
+from my_backend.labeling.runs.attempt import undo, write
+from my_backend.labeling.runs.project_tasks import ProjectTasks
+from my_backend.labeling.runs.records import Labels, Run, RunKind, RunStore
 from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.project import Project

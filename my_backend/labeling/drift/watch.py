@@ -19,7 +19,7 @@ from my_backend.errors import BackendError, LabelStudioError, Stopped
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks
-from my_backend.labeling.drift import FEWEST, Drift, find_drift
+from my_backend.labeling.drift.comparison import FEWEST, Drift, find_drift
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.serving.image_pool import ImagePool

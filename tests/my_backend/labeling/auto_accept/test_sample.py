@@ -8,9 +8,9 @@ import pytest
 
 from label_studio_format.annotations import ACCEPTED_MARK, GROUP_MARK
 from label_studio_format.labeling_config import Choice, ImageChoices
-from my_backend.labeling.acceptance import Answers, PlannedImage
-from my_backend.labeling.auto_accept import first_sample, make_plan
-from my_backend.labeling.sample import Sample, Told, judge, reach, told_by
+from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
+from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.auto_accept.sample import Sample, Told, judge, reach, told_by
 
 ALPHA = 0.05
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))

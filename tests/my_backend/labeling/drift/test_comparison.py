@@ -4,7 +4,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from my_backend.labeling.drift import Drift, find_drift
+from my_backend.labeling.drift.comparison import Drift, find_drift
 
 USUAL = [0.1 * tenth for tenth in range(10)]
 

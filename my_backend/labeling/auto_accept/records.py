@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Moment
-from my_backend.labeling.auto_accept import Look, Plan
+from my_backend.labeling.auto_accept.guarantee import Look, Plan
 from my_backend.projects.deleted import unless_deleted
 
 FOLDER = "acceptance"  # in a project's folder

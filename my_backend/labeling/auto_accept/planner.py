@@ -11,9 +11,9 @@ from label_studio_format.annotations import annotations_of
 from my_backend.errors import Conflict
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
-from my_backend.labeling.acceptance import Answers, PlannedImage
-from my_backend.labeling.auto_accept import first_sample, make_plan
-from my_backend.labeling.pools import Pools
+from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
+from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.pool.all_projects import Pools
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from my_backend import files
-from my_backend.labeling.runs import STATE_FILE, Labels, Run, RunStore
+from my_backend.labeling.runs.records import STATE_FILE, Labels, Run, RunStore
 
 PROJECT = "7.1"
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from label_studio_format.annotations import annotations_of, label_of, source_of
 from label_studio_format.labeling_config import ImageChoices
-from my_backend.labeling.acceptance import Answers, PlannedImage
-from my_backend.labeling.auto_accept import Decision, decide
+from my_backend.labeling.auto_accept.guarantee import Decision, decide
+from my_backend.labeling.auto_accept.records import Answers, PlannedImage
 
 EXAMPLES = 24  # accepted images that are shown before anything is written
 

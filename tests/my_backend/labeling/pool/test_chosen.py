@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from my_backend.labeling.chosen import chosen_groups
+from my_backend.labeling.pool.chosen import chosen_groups
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
 

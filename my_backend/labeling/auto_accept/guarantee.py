@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from my_backend.labeling.bounds import DELTA, bounds
+from my_backend.labeling.auto_accept.bounds import DELTA, bounds
 
 Rows = NDArray[np.int64]
 

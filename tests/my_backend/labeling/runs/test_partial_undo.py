@@ -6,13 +6,13 @@ from contextlib import suppress
 import pytest
 
 from my_backend.errors import BadRequest
-from my_backend.labeling import attempt
-from my_backend.labeling.runs import Run
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.runs import attempt
+from my_backend.labeling.runs.records import Run
+from my_backend.labeling.runs.writer import Writer
 from my_backend.metrics.persistent_counters import Tally
 from testing.fake_label_studio.labels import FakeLabels
 from testing.fake_label_studio.server import FakeLabelStudio
-from tests.my_backend.labeling.conftest import end, submit
+from tests.my_backend.labeling.runs.conftest import end, submit
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from my_backend.errors import Conflict, NotFound
-from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
-from my_backend.labeling.auto_accept import decide, make_plan
+from my_backend.labeling.auto_accept.guarantee import decide, make_plan
+from my_backend.labeling.auto_accept.records import AcceptanceStore, Answers, Automatic, PlannedImage
 
 PROJECT = "7.1"
 

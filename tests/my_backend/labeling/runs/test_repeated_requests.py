@@ -3,10 +3,10 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from my_backend.labeling.runs import Labels, Run
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.runs.records import Labels, Run
+from my_backend.labeling.runs.writer import Writer
 from testing.fake_label_studio.server import FakeLabelStudio
-from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end
+from tests.my_backend.labeling.runs.conftest import CONNECTED, MakeWriter, end
 
 
 def ask(writer: Writer, tasks: list[int]) -> Run:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from my_backend.label_studio import follower
-from my_backend.labeling import drift_watch
+from my_backend.labeling.drift import watch
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "REGULAR_SECONDS", 0.1)
     monkeypatch.setattr(follower, "LOOK_SECONDS", 0.05)
     for name in ("FIRST_SECONDS", "PAUSE_SECONDS", "DRIFTED_SECONDS", "RETRY_SECONDS"):
-        monkeypatch.setattr(drift_watch, name, 0.05)
+        monkeypatch.setattr(watch, name, 0.05)
 
 
 @pytest.fixture
@@ -120,8 +120,10 @@ def test_nothing_is_compared_without_learned_answers_or_a_pool(
     with serve(**told, retrain_after_annotations=0) as client:
         client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
         name = client.train()
-        watch = client.backend.drift
-        assert eventually(lambda: (one := watch._watched.get(PROJECT)) is not None and one.checked == (None, name))
+        drift_watch = client.backend.drift
+        assert eventually(
+            lambda: (one := drift_watch._watched.get(PROJECT)) is not None and one.checked == (None, name)
+        )
     assert label_studio.labels.requests == []
 
 

@@ -8,8 +8,8 @@ from label_studio_format.labeling_config import ImageChoices
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import tasks_by_id
-from my_backend.labeling.acceptance import Acceptance, AcceptanceStore
-from my_backend.labeling.sample import Told, reach, told_by
+from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore
+from my_backend.labeling.auto_accept.sample import Told, reach, told_by
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 

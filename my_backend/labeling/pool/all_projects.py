@@ -20,9 +20,9 @@ from my_backend.errors import BackendError, Conflict, NotFound, Stopped
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
-from my_backend.labeling.image_map import ImageMap
-from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
-from my_backend.labeling.runs import Labels, Run, RunStore
+from my_backend.labeling.pool.image_map import ImageMap
+from my_backend.labeling.pool.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
+from my_backend.labeling.runs.records import Labels, Run, RunStore
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import keep_next
 from my_backend.projects.registry import Projects

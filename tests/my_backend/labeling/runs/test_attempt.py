@@ -12,15 +12,15 @@ from label_studio_format.annotations import source_of
 from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.label_studio import client
-from my_backend.labeling import attempt
-from my_backend.labeling.project_tasks import ProjectTasks
-from my_backend.labeling.runs import Labels, Run
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.runs import attempt
+from my_backend.labeling.runs.project_tasks import ProjectTasks
+from my_backend.labeling.runs.records import Labels, Run
+from my_backend.labeling.runs.writer import Writer
 from my_backend.projects.registry import Projects
 from testing.fake_label_studio.labels import OTHER, FakeLabels
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.broken_disk import disk_error
-from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end, submit
+from tests.my_backend.labeling.runs.conftest import CONNECTED, MakeWriter, end, submit
 
 
 @pytest.fixture(autouse=True)

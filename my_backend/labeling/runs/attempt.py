@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.errors import LabelStudioDown, LabelStudioError, TokenRefused
-from my_backend.labeling.project_tasks import Json, ProjectTasks, TaskState
-from my_backend.labeling.runs import Labels, Reason, Run
+from my_backend.labeling.runs.project_tasks import Json, ProjectTasks, TaskState
+from my_backend.labeling.runs.records import Labels, Reason, Run
 
 BATCH_TASKS = 100  # Label Studio needs about a second, and people see progress
 TRIES = 3  # per batch: a task may be deleted or labeled between two requests

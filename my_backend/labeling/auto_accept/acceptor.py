@@ -13,12 +13,12 @@ from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, BadRequest, Conflict, NotFound, Stopped, Unavailable
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers, Automatic
-from my_backend.labeling.checks import Checks, Contradiction, checks_of
-from my_backend.labeling.runs import Labels, Run, new_run_id
-from my_backend.labeling.sample import Sample, Told, judge
-from my_backend.labeling.sample_reader import SampleReader
-from my_backend.labeling.writer import Writer
+from my_backend.labeling.auto_accept.checks import Checks, Contradiction, checks_of
+from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, Answers, Automatic
+from my_backend.labeling.auto_accept.sample import Sample, Told, judge
+from my_backend.labeling.auto_accept.sample_reader import SampleReader
+from my_backend.labeling.runs.records import Labels, Run, new_run_id
+from my_backend.labeling.runs.writer import Writer
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from safe_http.redaction import said

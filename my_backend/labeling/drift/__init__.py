@@ -1,0 +1,1 @@
+"""Whether the newest images look unlike the labeled ones."""

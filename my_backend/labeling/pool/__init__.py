@@ -1,0 +1,1 @@
+"""All images of a project, compared by their embeddings, and the ones to label next."""
