@@ -5,6 +5,8 @@ import math
 import threading
 from abc import ABC, abstractmethod
 
+from my_backend.errors import Stopped
+
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # after an error: a disk or a server that doesn't respond may recover
@@ -38,6 +40,11 @@ class Background(ABC):
     def _wake(self) -> None:
         """Calls `_look` now, or once more after the current call."""
         self._woken.set()
+
+    def _raise_if_stopping(self) -> None:
+        """Raises Stopped once the thread has to end; for what takes longer."""
+        if self._stopping:
+            raise Stopped("the process is shutting down")
 
     def _run(self) -> None:
         failure = ""

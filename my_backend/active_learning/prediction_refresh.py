@@ -19,7 +19,7 @@ from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import Recent, sightings
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import UNTRAINED
-from my_backend.serving.live_models import Serving
+from my_backend.serving.live_models import MODEL_SECONDS, Serving
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # how soon a new version is noticed
 QUIET_SECONDS = 2.0  # how long a version has to be live before its predictions are stored
-LOAD_SECONDS = 60.0
 ASKED_SECONDS = 120.0  # Label Studio waits for predictions for 100 s, and then stores them one by one
 RETRY_SECONDS = 30.0  # after an error of Label Studio; doubles each time
 LONGEST_SECONDS = 600.0
@@ -163,7 +162,7 @@ class PredictionRefresh(Background):
         with self._lock:
             long_ago = time.monotonic() - ASKED_SECONDS
             turn.asked = {task: when for task, when in turn.asked.items() if when > long_ago}
-        live = self._serving.live(project.uid, time.monotonic() + LOAD_SECONDS)
+        live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS)
 
         def check() -> None:
             if self._stopping or self._serving.version_name(project.uid) != turn.version:

@@ -7,11 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.task_pages import PAGE_TASKS, READ_SECONDS
 
-# With SQLite, Label Studio answers 500 to pages of more than 995 tasks.
-PAGE_TASKS = 500
 POOL_FIELDS = "id,data,predictions,model_version"  # with all fields, Label Studio takes much longer
-READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
 
 Json = dict[str, Any]
 

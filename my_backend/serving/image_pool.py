@@ -108,3 +108,9 @@ class ImagePool(ABC):
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """The images in `among` most similar to an image, with their similarity (at most 1), the most similar first."""
+
+
+def without_copies(pool: ImagePool, images: Sequence[int]) -> list[int]:
+    """These images, except those that are copies of another one of them with a smaller number."""
+    among = set(images)
+    return [image for image in images if not any(copy < image and copy in among for copy in pool.copies(image))]

@@ -32,6 +32,7 @@ MOST_TO_PREPARE = 100_000_000  # bytes of imported tasks that wait; others are r
 TASK_BYTES = 1000  # that a task takes in addition to its longest texts
 PREPARED_AT_ONCE = 64  # tasks between two checks whether the process is stopping
 LOAD_SECONDS = 120.0  # for a version to load; after that, other projects' versions are loaded at the same time
+MODEL_SECONDS = 60.0  # that work in the background waits for a project's live model to load
 RETRY_SECONDS = 30.0  # until a version that failed to load is tried again
 REFRESH_SECONDS = 2.0  # between two checks for projects added by other processes, and of all pointers
 

@@ -316,7 +316,7 @@ class Acceptor(Background):
 
     def read(self, project: Project, acceptance: Acceptance) -> None:
         """Reads what people have labeled, for a process whose thread isn't started. Raises LabelStudioError."""
-        self._reader.read(project, acceptance, self._tag_for(acceptance, project), self._check_stop)
+        self._reader.read(project, acceptance, self._tag_for(acceptance, project), self._raise_if_stopping)
 
     # --- the thread ---------------------------------------------------------
 
@@ -352,7 +352,7 @@ class Acceptor(Background):
                     self._try_to_prepare(project, acceptance)
                 case "sampling" if is_asked or is_automatic:
                     tag = self._tag_for(acceptance, project)
-                    self._reader.read_again(project, acceptance, tag, self._check_stop)
+                    self._reader.read_again(project, acceptance, tag, self._raise_if_stopping)
                     work.due = time.monotonic() + (READ_AGAIN if is_asked else UNASKED_AGAIN)
                     if is_automatic:
                         self._accept_if_allowed(project, acceptance)
@@ -382,7 +382,7 @@ class Acceptor(Background):
         work.error = error  # shown once it is stored, so that the queue, which reads the file, agrees
 
     def _try_to_prepare(self, project: Project, acceptance: Acceptance) -> None:
-        answers = self._prepare(project, acceptance.alpha, self._check_stop)
+        answers = self._prepare(project, acceptance.alpha, self._raise_if_stopping)
         if answers is None:
             return
         self._work(acceptance).error = ""
@@ -394,10 +394,6 @@ class Acceptor(Background):
             answers.version,
             len(answers.images),
         )
-
-    def _check_stop(self) -> None:
-        if self._stopping:
-            raise Stopped("the process is shutting down")
 
     def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
         sample = self._state(acceptance).sample

@@ -16,10 +16,9 @@ from my_backend.labeling.auto_accept.records import Answers, PlannedImage
 from my_backend.labeling.pool.all_projects import Pools
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.serving.live_models import Serving
+from my_backend.serving.live_models import MODEL_SECONDS, Serving
 
 MOST_TASKS = 20_000  # of a plan: each image is compared with each other, and its labels are read again and again
-MODEL_SECONDS = 60.0  # for the live model to load
 SEED_BITS = 53  # JSON readers of other languages keep such a number exactly
 
 Json = dict[str, Any]

@@ -22,8 +22,8 @@ from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks
 from my_backend.labeling.drift.comparison import FEWEST, Drift, find_drift
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.serving.image_pool import ImagePool
-from my_backend.serving.live_models import Live, Serving
+from my_backend.serving.image_pool import ImagePool, without_copies
+from my_backend.serving.live_models import MODEL_SECONDS, Live, Serving
 
 NEWEST, LABELED, OLDER = 200, 1000, 200  # images that are compared, at most
 BEFORE = 0.9  # share of the labeled tasks before which an unlabeled task counts as older
@@ -32,7 +32,6 @@ FIRST_SECONDS = 120.0  # after a server has seen a project: loading the models c
 PAUSE_SECONDS = 3600.0  # between two checks because of new versions: there may be one every few seconds
 DRIFTED_SECONDS = 600.0  # the same while there is drift, so that people see that their labels help
 RETRY_SECONDS = 600.0  # after an error
-MODEL_SECONDS = 60.0  # for the live model to load
 
 Json = dict[str, Any]
 
@@ -148,24 +147,17 @@ class DriftWatch(Background):
     def _compared(self, live: Live, images: ImagePool, *parts: Sequence[Json]) -> DriftedImages | None:
         """Compares the newest unlabeled tasks with labeled ones and older unlabeled ones; `images` is empty."""
         tasks = [task for part in parts for task in part]
-        digests = images.add(tasks, self._go_on)  # all at once: each image has a part in what the pool compares by
+        digests = images.add(
+            tasks, self._raise_if_stopping
+        )  # all at once: each image has a part in what the pool compares by
         shown = [task["id"] for task, digest in zip(tasks, digests, strict=True) if digest is not None]
         image_of = {task: image for image, task in enumerate(shown)}
         newest, labeled, older = ([image_of[task["id"]] for task in part if task["id"] in image_of] for part in parts)
-        compared = [_without_copies(images, part) for part in (newest, labeled, older)]
+        # A hundred frames of one scene are evidence of one image only.
+        compared = [without_copies(images, part) for part in (newest, labeled, older)]
         strange = [images.strangeness(part, labeled) for part in compared]
         drift = find_drift(*strange)
         if drift is None:
             return None
         ranked = sorted(zip(strange[0], compared[0], strict=True), reverse=True)[: min(STRANGEST, drift.strange)]
         return DriftedImages(drift, live.name, tuple(shown[image] for _, image in ranked))
-
-    def _go_on(self) -> None:
-        if self._stopping:
-            raise Stopped("the process is shutting down")
-
-
-def _without_copies(images: ImagePool, some: Sequence[int]) -> list[int]:
-    """One of all images that show the same: a hundred frames of one scene are evidence of one image only."""
-    there = set(some)
-    return [image for image in some if not any(copy < image and copy in there for copy in images.copies(image))]

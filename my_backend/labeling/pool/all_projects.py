@@ -26,7 +26,7 @@ from my_backend.labeling.runs.records import Labels, Run, RunStore
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import keep_next
 from my_backend.projects.registry import Projects
-from my_backend.serving.live_models import Serving
+from my_backend.serving.live_models import MODEL_SECONDS, Serving
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from safe_http.redaction import said
@@ -43,7 +43,6 @@ MOST_MEMORY = 1_500_000_000  # bytes of all pools
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
 SHOWN_SECONDS = 120.0  # that a task stays with the page that shows it; the page's requests renew that
-MODEL_SECONDS = 60.0  # for the live model to load
 
 
 @dataclass(frozen=True)
@@ -399,7 +398,7 @@ class Pools(Background):
             # Before the next page, so that only one page of tasks is in memory: their URLs may contain whole images.
             while tasks := pool.next_to_read(READ_AT_ONCE):
                 yield
-                pool.note_images(tasks, pool.images.add(tasks, self._check))
+                pool.note_images(tasks, pool.images.add(tasks, self._raise_if_stopping))
             yield
             began = time.monotonic()
         pool.end_listing()
@@ -414,7 +413,7 @@ class Pools(Background):
         entry.wants_map = False
         with self._arranging:
             if entry.pool and not entry.pool.is_arranged():
-                entry.pool.arrange(self._check)
+                entry.pool.arrange(self._raise_if_stopping)
         yield
 
     def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
@@ -434,10 +433,6 @@ class Pools(Background):
                 f"this server can group at most {most:,} tasks at a time, including those of all projects whose groups "
                 "were open in the last hour: split the project, or try again later"
             )
-
-    def _check(self) -> None:
-        if self._stopping:
-            raise Stopped("the process is shutting down")
 
     @staticmethod
     def _is_current(project: Project, pool: ProjectPool, model: ModelAPI) -> bool:

@@ -17,7 +17,7 @@ from my_backend.labeling.pool.image_map import ImageMap
 from my_backend.labeling.runs.records import Labels, Run
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import NEXT, in_random_order, interleaved
-from my_backend.serving.image_pool import ImagePool, LookAlikes
+from my_backend.serving.image_pool import ImagePool, LookAlikes, without_copies
 from my_backend.serving.model_api import ModelAPI
 
 RECENT = 10  # groups whose exceptions are remembered
@@ -191,7 +191,7 @@ class ProjectPool:
         unlabeled = [image for image, task in there if task not in labels and task not in left_out]
         known = {image: name for image, task in there if (name := labels.get(task)) is not None}
         among = set(unlabeled)
-        stand_ins = self._stand_ins(unlabeled, among)
+        stand_ins = without_copies(self.images, unlabeled)
         found = self.images.groups(model, stand_ins, known, past, largest=largest, count=count)
         groups = [self._with_possible_proposal(group) for group in found]
         for group in groups:
@@ -235,14 +235,6 @@ class ProjectPool:
             raise Conflict("this model class can't arrange images on a map: label them in Groups or Queue")
         return ImageMap(tasks, positions, labels, self.images.answers(model, images), self.is_arranged())
 
-    def _stand_ins(self, unlabeled: Sequence[int], among: Container[int]) -> list[int]:
-        """The unlabeled images without those that are copies of an earlier one `among` them."""
-        return [
-            image
-            for image in unlabeled
-            if not any(copy < image and copy in among for copy in self.images.copies(image))
-        ]
-
     def _copies(self, model: ModelAPI, images: Sequence[int], among: Container[int]) -> list[list[int]]:
         """For each image, its copies among the others for which the model predicts the same.
 
@@ -282,7 +274,7 @@ class ProjectPool:
             unlabeled = [image for image, task in there if is_open[task]]
             known = [image for image, task in there if not is_open[task]]
             among = set(unlabeled)
-            first = self.images.first(model, self._stand_ins(unlabeled, among), known, count)
+            first = self.images.first(model, without_copies(self.images, unlabeled), known, count)
             images = list(islice(interleaved(first, self._drawn(among), len(known)), count))
             copies = self._copies(model, images, among)
         else:

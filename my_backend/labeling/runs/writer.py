@@ -247,8 +247,7 @@ class Writer(Background):
 
         def progress(now: Run) -> Run:
             nonlocal reached
-            if self._stopping:
-                raise Stopped("the process is shutting down")
+            self._raise_if_stopping()
             reached = self.store.keep(now)
             return reached
 
