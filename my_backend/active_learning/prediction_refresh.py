@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from my_backend import files
-from my_backend.active_learning.refresh_run import Run
+from my_backend.active_learning.refresh_run import RefreshRun
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
@@ -44,7 +44,7 @@ class _Turn:
     version: str
     due: float
     pause: float = 0.0  # after the last error
-    run: Run | None = None
+    run: RefreshRun | None = None
     asked: dict[int, float] = field(default_factory=dict)  # task → when Label Studio requested it (monotonic)
 
 
@@ -155,7 +155,7 @@ class PredictionRefresh(Background):
             raise BackendError("Label Studio's URL is not set")
         if turn.run is None:
             predicted = partial(self._predicted, project, turn.version)
-            turn.run = Run(label_studio, project, turn.version, predicted)
+            turn.run = RefreshRun(label_studio, project, turn.version, predicted)
         if not turn.run.connected:  # the monitor reports it
             self._begin_again(turn)
             return

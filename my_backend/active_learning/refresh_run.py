@@ -40,7 +40,7 @@ class _Unlabeled:
     are_all: bool = False  # rather than some of the project's unlabeled tasks
 
 
-class Run:
+class RefreshRun:
     """One pass over a project's tasks. Finished work is in Label Studio, so an interrupted run just starts over."""
 
     def __init__(self, label_studio: LabelStudio, project: Project, version: str, predicted: Predicted) -> None:

@@ -92,7 +92,7 @@ def _read_all(backend: Backend) -> None:
     backend.acceptor.store.automatic(PROJECT)
     if newest := backend.acceptor.store.newest(PROJECT):
         with suppress(BackendError):
-            backend.acceptor.store.answers(newest)
+            backend.acceptor.store.predictions(newest)
 
 
 def _seeds() -> Iterable[bytes]:

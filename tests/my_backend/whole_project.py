@@ -10,7 +10,7 @@ from my_backend.active_learning.title import Remembered
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
 from my_backend.labeling.auto_accept.guarantee import Look, Step
-from my_backend.labeling.auto_accept.records import AcceptanceStore, Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept.records import AcceptanceStore, Automatic, PlannedImage, PlannedPredictions
 from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.embeddings import Embeddings
@@ -62,7 +62,7 @@ def fill(projects: Projects, uid: str) -> Path:
     plans = AcceptanceStore(projects.root)
     step = Look(1, 0.04, (Step(2, 1, 0),))
     plans.switch(uid, Automatic(on=False))
-    plans.prepared(plans.create(uid, 0.05), Answers("v3", 1, [image(1), image(2)], [1, 0], [0, 1], [step]))
+    plans.prepared(plans.create(uid, 0.05), PlannedPredictions("v3", 1, [image(1), image(2)], [1, 0], [0, 1], [step]))
     return folder
 
 

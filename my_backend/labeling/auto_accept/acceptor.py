@@ -14,8 +14,8 @@ from my_backend.background import Background
 from my_backend.errors import BackendError, BadRequest, Conflict, NotFound, Stopped, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.auto_accept.checks import Checks, Contradiction, checks_of
-from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, Answers, Automatic
-from my_backend.labeling.auto_accept.sample import Sample, Told, judge
+from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, Automatic, PlannedPredictions
+from my_backend.labeling.auto_accept.sample import PersonLabel, Sample, judge
 from my_backend.labeling.auto_accept.sample_reader import SampleReader
 from my_backend.labeling.runs.records import Labels, Run, new_run_id
 from my_backend.labeling.runs.writer import Writer
@@ -32,7 +32,7 @@ ASKED_SECONDS = 60.0  # after the last request; then reading stops
 RETRY_SECONDS = 10.0  # after an error
 
 # The predictions with a plan; None while images are still being read. The third argument raises an exception to stop.
-Prepare = Callable[[Project, float, Callable[[], None]], Answers | None]
+Prepare = Callable[[Project, float, Callable[[], None]], PlannedPredictions | None]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Work:
     asked: float = float("-inf")
     due: float = 0.0
     usable: bool = False  # the plan's files have been read
-    judged: tuple[Mapping[int, Told], Sample] | None = None  # what was read of the tasks last, and what it says
+    judged: tuple[Mapping[int, PersonLabel], Sample] | None = None  # what was read of the tasks last, and what it says
     checks: tuple[tuple[Acceptance, Run], Checks | None] | None = None  # what the audit says, and of which records
     error: str = ""
 
@@ -52,7 +52,7 @@ class State:
     """All that is known about a project's newest plan; from memory and disk."""
 
     acceptance: Acceptance
-    answers: Answers | None = None  # None while it is being prepared
+    predictions: PlannedPredictions | None = None  # None while it is being prepared
     sample: Sample | None = None  # None before all planned tasks were read, and after accepting
     run: Run | None = None
     checks: Checks | None = None
@@ -131,28 +131,32 @@ class Acceptor(Background):
             return State(acceptance, error=acceptance.error or self._work(acceptance).error)
         if acceptance.status == "undone":
             return State(acceptance)
-        answers = self.store.answers(acceptance)
+        predictions = self.store.predictions(acceptance)
         if acceptance.status == "sampling":
-            return State(acceptance, answers, self._judged(acceptance, answers), error=self._work(acceptance).error)
+            return State(
+                acceptance, predictions, self._judged(acceptance, predictions), error=self._work(acceptance).error
+            )
         assert run is not None
-        return State(acceptance, answers, run=run, checks=self._checks(acceptance, answers, run), error=run.error)
+        return State(
+            acceptance, predictions, run=run, checks=self._checks(acceptance, predictions, run), error=run.error
+        )
 
-    def _checks(self, acceptance: Acceptance, answers: Answers, run: Run) -> Checks | None:
+    def _checks(self, acceptance: Acceptance, predictions: PlannedPredictions, run: Run) -> Checks | None:
         """What the audit says, worked out once for each state of the plan and its run."""
         work, records = self._work(acceptance), (acceptance, run)
         known = work.checks
         if known is None or known[0] != records:
-            known = work.checks = records, checks_of(acceptance, answers, run)
+            known = work.checks = records, checks_of(acceptance, predictions, run)
         return known[1]
 
-    def _judged(self, acceptance: Acceptance, answers: Answers) -> Sample | None:
+    def _judged(self, acceptance: Acceptance, predictions: PlannedPredictions) -> Sample | None:
         """What the sample says; for many images that takes a tenth of a second, so it is worked out once."""
-        work, told = self._work(acceptance), self._reader.told(acceptance)
-        if told is None:
+        work, labels = self._work(acceptance), self._reader.labels(acceptance)
+        if labels is None:
             return None
         judged = work.judged
-        if judged is None or judged[0] is not told:
-            judged = work.judged = told, judge(answers, acceptance.alpha, told)
+        if judged is None or judged[0] is not labels:
+            judged = work.judged = labels, judge(predictions, acceptance.alpha, labels)
         return judged[1]
 
     def accept(self, project: Project, token: str = "") -> Run:
@@ -162,14 +166,14 @@ class Acceptor(Background):
         """
         acceptance = self.store.newest(project.uid)
         found = self._state(acceptance) if acceptance else None
-        if found is None or found.answers is None or found.acceptance.status != "sampling":
+        if found is None or found.predictions is None or found.acceptance.status != "sampling":
             raise Conflict(
                 "can't accept labels: no plan has a sample that is being labeled. Make a plan, and label its sample"
             )
         if found.sample is None:
             raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
         self._tag_for(found.acceptance, project)
-        decision, answers = found.sample.decision, found.answers
+        decision, predictions = found.sample.decision, found.predictions
         if not len(decision.accepted):
             more = (
                 f"label {decision.more:,} more tasks of the sample"
@@ -179,7 +183,7 @@ class Acceptor(Background):
             raise Conflict(f"no labels can be accepted yet at this error rate: {more}")
         labels: dict[str, list[int]] = defaultdict(list)
         for number in decision.accepted.tolist():
-            labels[answers.images[number].answer].append(answers.images[number].task)
+            labels[predictions.images[number].answer].append(predictions.images[number].task)
         accepted = [task for tasks in labels.values() for task in tasks]
         SystemRandom().shuffle(accepted)
         with self.store.changing(found.acceptance) as current:
@@ -216,12 +220,12 @@ class Acceptor(Background):
         acceptance, run = self._with_run(acceptance) if acceptance else (None, None)
         if acceptance is None or run is None:
             raise Conflict("nothing to check: no labels have been accepted")
-        answers = self.store.answers(acceptance)
+        predictions = self.store.predictions(acceptance)
         tag = self._tag_for(acceptance, project)
         if label and label not in tag.choices:
             raise BadRequest(f"label: the labeling config has no choice {label[:200]}")
         with self.store.changing(acceptance) as current:
-            known = self._checks(current, answers, run)
+            known = self._checks(current, predictions, run)
             if known is None:
                 raise Conflict("can't check labels: the run is still writing them, has failed, or was undone")
             if task not in current.audited and task not in {image.task for image in known.next}:
@@ -229,7 +233,7 @@ class Acceptor(Background):
                     f"task: {task} isn't next in the audit's random order; check a task listed in audit.next"
                 )
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
-            checks = self._checks(current, answers, run)
+            checks = self._checks(current, predictions, run)
             assert checks is not None
             self._note(current, checks)
         return checks
@@ -280,9 +284,9 @@ class Acceptor(Background):
         People's labels have the new name of a renamed choice, so each of the plan's predictions would count as wrong.
         After accepting, only the choices of accepted tasks matter.
         """
-        tag, answers = self._tag(project), self.store.answers(acceptance)
-        accepted = {answers.by_task[task].answer for task in acceptance.accepted if task in answers.by_task}
-        if gone := sorted((accepted or answers.choices) - set(tag.choices)):
+        tag, predictions = self._tag(project), self.store.predictions(acceptance)
+        accepted = {predictions.by_task[task].answer for task in acceptance.accepted if task in predictions.by_task}
+        if gone := sorted((accepted or predictions.choices) - set(tag.choices)):
             raise Conflict(
                 f"the plan can't continue: it predicts {', '.join(gone[:5])[:200]}, which the labeling config no "
                 "longer has. Undo that change of the config, or make a new plan (on the page, press Plan again; on the "
@@ -357,7 +361,7 @@ class Acceptor(Background):
                     if is_automatic:
                         self._accept_if_allowed(project, acceptance)
                 case "sampling" if not work.usable:
-                    self.store.answers(acceptance)  # damage is reported before anyone asks
+                    self.store.predictions(acceptance)  # damage is reported before anyone asks
                     work.usable = True
                 case "accepted":
                     self._follow(acceptance)
@@ -382,17 +386,17 @@ class Acceptor(Background):
         work.error = error  # shown once it is stored, so that the queue, which reads the file, agrees
 
     def _try_to_prepare(self, project: Project, acceptance: Acceptance) -> None:
-        answers = self._prepare(project, acceptance.alpha, self._raise_if_stopping)
-        if answers is None:
+        predictions = self._prepare(project, acceptance.alpha, self._raise_if_stopping)
+        if predictions is None:
             return
         self._work(acceptance).error = ""
         self._reader.note_new(acceptance)
-        self.store.prepared(acceptance, answers)
+        self.store.prepared(acceptance, predictions)
         log.info(
             "plan %s: recorded the predictions of %s for %d tasks",
             acceptance.id,
-            answers.version,
-            len(answers.images),
+            predictions.version,
+            len(predictions.images),
         )
 
     def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
@@ -407,9 +411,9 @@ class Acceptor(Background):
         acceptance, run = self._with_run(acceptance)
         if run is None:
             return
-        answers = self.store.answers(acceptance)
+        predictions = self.store.predictions(acceptance)
         with self.store.changing(acceptance) as current:  # or images that are checked meanwhile would be forgotten
-            self._note(current, self._checks(current, answers, run))
+            self._note(current, self._checks(current, predictions, run))
 
     def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
         project = acceptance.project

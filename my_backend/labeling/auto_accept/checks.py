@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from my_backend.labeling.auto_accept.guarantee import Audit, audit, decide
-from my_backend.labeling.auto_accept.records import Acceptance, Answers, PlannedImage
+from my_backend.labeling.auto_accept.records import Acceptance, PlannedImage, PlannedPredictions
 from my_backend.labeling.runs.records import Run
 
 AUDITED_AT_ONCE = 20  # accepted images that a person gets to check
@@ -36,7 +36,7 @@ class Contradiction:
     checks: Checks
 
 
-def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | None:
+def checks_of(acceptance: Acceptance, predictions: PlannedPredictions, run: Run) -> Checks | None:
     """What the audit says; None unless the labels are written. A task that the run left alone wasn't accepted.
 
     If that happened to many tasks, the others may not be enough: fewer wrong predictions are allowed among them. Only
@@ -48,9 +48,9 @@ def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | No
     overtaken = {*run.left_alone.get("labeled", ()), *run.left_alone.get("deleted", ())} - withdrawn
     # What a check has shown of an accepted label stays, although the label is undone.
     left_out = overtaken | (withdrawn - acceptance.audited.keys())
-    written = [task for task in acceptance.accepted if task in answers.by_task and task not in left_out]
+    written = [task for task in acceptance.accepted if task in predictions.by_task and task not in left_out]
     checked = list(takewhile(acceptance.audited.__contains__, written))
-    wrong = sum(acceptance.audited[task] != answers.by_task[task].answer for task in checked)
+    wrong = sum(acceptance.audited[task] != predictions.by_task[task].answer for task in checked)
     coming = [task for task in written if task not in acceptance.audited][:AUDITED_AT_ONCE]
     bounds = audit(acceptance.alpha, len(written), len(checked), wrong)
     lost = overtaken.intersection(acceptance.accepted)
@@ -59,15 +59,15 @@ def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | No
         len(checked),
         wrong,
         bounds,
-        [answers.by_task[task] for task in coming],
+        [predictions.by_task[task] for task in coming],
         len(lost),
-        not lost or _is_shown(acceptance, answers, lost),
+        not lost or _is_shown(acceptance, predictions, lost),
     )
 
 
-def _is_shown(acceptance: Acceptance, answers: Answers, lost: set[int]) -> bool:
+def _is_shown(acceptance: Acceptance, predictions: PlannedPredictions, lost: set[int]) -> bool:
     """Whether the sample would have allowed accepting the images without those of the tasks `lost`."""
-    numbers = {image.task: number for number, image in enumerate(answers.images)}
+    numbers = {image.task: number for number, image in enumerate(predictions.images)}
     gone = {numbers[task] for task in lost if task in numbers}
-    allowed = decide(answers.plan(acceptance.alpha), acceptance.sample, [*acceptance.gone, *gone]).accepted
+    allowed = decide(predictions.plan(acceptance.alpha), acceptance.sample, [*acceptance.gone, *gone]).accepted
     return {numbers[task] for task in acceptance.accepted if task in numbers} - gone <= set(allowed.tolist())

@@ -61,7 +61,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """One decision: after how many labels, with which part of the risk, and its steps from few images to all."""
+    """One decision of a sequential test: after how many labels, with which part of the risk, and its steps.
+
+    The steps are from few images to all.
+    """
 
     labels: int
     delta: float
@@ -98,7 +101,7 @@ class Audit:
 
 
 def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, seed: int) -> Plan:
-    """The plan for images without labels, with these probabilities [n] of the model's answers.
+    """The plan for images without labels, with these probabilities [n] of the model's predictions.
 
     The first decision comes after `sample` labels, or later if these can't show anything. Raises ValueError if `alpha`
     isn't between 0 and 1, or `sample` isn't positive.
@@ -209,7 +212,7 @@ def decide(plan: Plan, wrong: Sequence[bool], gone: Sequence[int] = ()) -> Decis
 
 
 def audit(alpha: float, accepted: int, checked: int, wrong: int) -> Audit:
-    """What `checked` of the `accepted` answers, drawn at random, say; this may be asked after every check.
+    """What `checked` of the `accepted` predictions, drawn at random, say; this may be asked after every check.
 
     If the guarantee holds, the probability that the checks ever contradict it is at most 5%.
     """

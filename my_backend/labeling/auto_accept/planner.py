@@ -12,7 +12,7 @@ from my_backend.errors import Conflict
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
 from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
-from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.auto_accept.records import PlannedImage, PlannedPredictions
 from my_backend.labeling.pool.all_projects import Pools
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
@@ -31,7 +31,7 @@ class Planner:
         self._projects, self._connections, self._serving, self._pools = projects, connections, serving, pools
         self._dice = SystemRandom()
 
-    def prepare(self, project: Project, alpha: float, check: Callable[[], None]) -> Answers | None:
+    def prepare(self, project: Project, alpha: float, check: Callable[[], None]) -> PlannedPredictions | None:
         """The live version's predictions with a plan; None while images are still being read.
 
         `check` raises an exception to stop. Raises LabelStudioError, Conflict if there is nothing to plan, and
@@ -85,7 +85,7 @@ class Planner:
             check()
             yield from (task for task in page if not annotations_of(task))
 
-    def _planned(self, version: str, alpha: float, images: list[PlannedImage]) -> Answers:
+    def _planned(self, version: str, alpha: float, images: list[PlannedImage]) -> PlannedPredictions:
         sample = first_sample(len(images), alpha)
         if not sample:
             raise Conflict(
@@ -99,4 +99,4 @@ class Planner:
                 f"can't make a plan: no sample of these {len(images):,} images could confirm an error rate of "
                 f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
-        return Answers(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+        return PlannedPredictions(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))

@@ -22,9 +22,9 @@ from my_backend.projects.deleted import unless_deleted
 
 FOLDER = "acceptance"  # in a project's folder
 STATE_FILE = "acceptance.json"
-ANSWERS_FILE = "answers.json"
+PREDICTIONS_FILE = "answers.json"
 SWITCH_FILE = "automatic.json"
-KEPT_ANSWERS = 8  # plans whose predictions stay in memory
+KEPT_PREDICTIONS = 8  # plans whose predictions stay in memory
 
 # Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started; a
 # person gave the plan up before that.
@@ -48,7 +48,7 @@ class PlannedImage:
 
 
 @dataclass(frozen=True)
-class Answers:
+class PlannedPredictions:
     """A version's predictions for all images without a label, and the plan for accepting them. It never changes.
 
     The plan is stored as it was drawn, so that it doesn't depend on a library's random numbers. Raises ValueError if
@@ -122,7 +122,7 @@ class Automatic:
 
 
 _STATE = TypeAdapter(Acceptance)
-_ANSWERS = TypeAdapter(Answers)
+_PREDICTIONS = TypeAdapter(PlannedPredictions)
 _AUTOMATIC = TypeAdapter(Automatic)
 
 
@@ -131,7 +131,7 @@ class AcceptanceStore:
 
     def __init__(self, projects_folder: Path) -> None:
         self._root = projects_folder
-        self._answers: dict[Path, Answers] = {}  # by the folder of the plan; only the last ones that were read
+        self._predictions: dict[Path, PlannedPredictions] = {}  # by the plan's folder; only those that were read last
 
     def create(self, project: str, alpha: float) -> Acceptance:
         """Stores durably that a plan is wanted; raises NotFound if the project was deleted."""
@@ -147,27 +147,27 @@ class AcceptanceStore:
             files.create_folder(self._root / project / FOLDER)
             return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
 
-    def prepared(self, acceptance: Acceptance, answers: Answers) -> Acceptance:
+    def prepared(self, acceptance: Acceptance, predictions: PlannedPredictions) -> Acceptance:
         """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its predictions."""
         with self.changing(acceptance) as current:
             if current.status != "preparing":  # another process was faster: its order counts
                 return current
-            files.write_json(self._folder(acceptance) / ANSWERS_FILE, asdict(answers))
+            files.write_json(self._folder(acceptance) / PREDICTIONS_FILE, asdict(predictions))
             return self.save(replace(current, status="sampling", error=""))
 
-    def answers(self, acceptance: Acceptance) -> Answers:
+    def predictions(self, acceptance: Acceptance) -> PlannedPredictions:
         """Raises Conflict if the file is damaged."""
-        known = self._answers.get(self._folder(acceptance))
+        known = self._predictions.get(self._folder(acceptance))
         if known is None:
-            known = files.read_record(self._folder(acceptance) / ANSWERS_FILE, _ANSWERS)
+            known = files.read_record(self._folder(acceptance) / PREDICTIONS_FILE, _PREDICTIONS)
             if known is None:
                 raise Conflict(
                     f"can't read the predictions of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace "
                     "the plan"
                 )
-            while len(self._answers) >= KEPT_ANSWERS:
-                self._answers.pop(next(iter(self._answers)), None)
-            self._answers[self._folder(acceptance)] = known
+            while len(self._predictions) >= KEPT_PREDICTIONS:
+                self._predictions.pop(next(iter(self._predictions)), None)
+            self._predictions[self._folder(acceptance)] = known
         return known
 
     def sampled(self, acceptance: Acceptance | None) -> Container[int]:
@@ -181,7 +181,7 @@ class AcceptanceStore:
         if acceptance.status == "preparing":
             return ALL_TASKS
         try:
-            return self.answers(acceptance).by_task
+            return self.predictions(acceptance).by_task
         except Conflict:  # nothing can be accepted, and the Accept page says why
             return ()
 

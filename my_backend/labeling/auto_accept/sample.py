@@ -9,7 +9,7 @@ from typing import Any, Literal
 from label_studio_format.annotations import annotations_of, label_of, source_of
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.labeling.auto_accept.guarantee import Decision, decide
-from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.auto_accept.records import PlannedImage, PlannedPredictions
 
 EXAMPLES = 24  # accepted images that are shown before anything is written
 
@@ -17,27 +17,27 @@ Json = dict[str, Any]
 
 # A task that nobody has annotated; that a person has labeled by itself; that a person has skipped; that has other
 # annotations only, for example from a group; that was deleted.
-TaskState = Literal["free", "labeled", "skipped", "other", "deleted"]
+LabelState = Literal["free", "labeled", "skipped", "other", "deleted"]
 
 
 @dataclass(frozen=True)
-class Told:
+class PersonLabel:
     """What Label Studio has about a task: its state, and the choice if it is labeled."""
 
-    state: TaskState
+    state: LabelState
     choice: str = ""
 
 
-def told_by(task: Json, tag: ImageChoices) -> Told:
+def person_label(task: Json, tag: ImageChoices) -> PersonLabel:
     """What a task's annotations say. Only annotations that a person made while looking at this image alone count."""
     annotations = annotations_of(task)
     if not annotations:
-        return Told("free")
+        return PersonLabel("free")
     alone = [one for one in annotations if source_of(one) == "person"]
     label = label_of({**task, "annotations": alone}, tag)
     if label.outcome == "used" and len(label.choices) == 1:
-        return Told("labeled", *label.choices)
-    return Told("skipped" if label.outcome == "skipped" else "other")
+        return PersonLabel("labeled", *label.choices)
+    return PersonLabel("skipped" if label.outcome == "skipped" else "other")
 
 
 @dataclass(frozen=True)
@@ -67,68 +67,68 @@ class Sample:
         return not len(self.decision.accepted) and not self.open
 
 
-def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
-    """What the labels say; a task that isn't in `told` counts as one that nobody has labeled."""
-    plan = answers.plan(alpha)
-    images = [answers.images[number] for number in answers.order]
+def judge(predictions: PlannedPredictions, alpha: float, labels: Mapping[int, PersonLabel]) -> Sample:
+    """What the labels say; a task that isn't in `labels` counts as one that nobody has labeled."""
+    plan = predictions.plan(alpha)
+    images = [predictions.images[number] for number in predictions.order]
     wrong: list[bool] = []
     for image in images:
-        right = _is_right(image, told)
+        right = _is_right(image, labels)
         if right is None:
             break
         wrong.append(not right)
     # People have seen that these predictions are wrong, so they are probably wrong for near-duplicates, too.
-    doubted = {image.group for image in images if _is_contradicted(image, told)}
+    doubted = {image.group for image in images if _is_contradicted(image, labels)}
     gone = [
         number
-        for number, image in enumerate(answers.images)
-        if _told(image, told).state != "free" or image.group in doubted
+        for number, image in enumerate(predictions.images)
+        if _label_of(image, labels).state != "free" or image.group in doubted
     ]
     decision = decide(plan, wrong, gone)
     left = len(images) - len(wrong)
     # A decision after all images would accept none: then no labels can show that the guarantee holds.
     coming = [] if decision.more >= left else images[len(wrong) : len(wrong) + decision.more]
-    asked = [image for image in coming if _is_right(image, told) is None]
+    asked = [image for image in coming if _is_right(image, labels) is None]
     return Sample(
         wrong,
         decision,
         [image.task for image in asked],
-        [image.task for image in asked if _told(image, told).state == "other"],
-        [image.task for image in images[: len(wrong)] if _told(image, told).state != "labeled"],
+        [image.task for image in asked if _label_of(image, labels).state == "other"],
+        [image.task for image in images[: len(wrong)] if _label_of(image, labels).state != "labeled"],
         gone,
     )
 
 
-def accepted_by_choice(answers: Answers, sample: Sample) -> Counter[str]:
+def accepted_by_choice(predictions: PlannedPredictions, sample: Sample) -> Counter[str]:
     """How many images would get each choice."""
-    return Counter(answers.images[number].answer for number in sample.accepted)
+    return Counter(predictions.images[number].answer for number in sample.accepted)
 
 
-def examples(answers: Answers, sample: Sample) -> list[PlannedImage]:
+def examples(predictions: PlannedPredictions, sample: Sample) -> list[PlannedImage]:
     """Some of the images whose predictions would be accepted; the plan's order is random."""
     accepted = set(sample.accepted)
-    return [answers.images[number] for number in islice(filter(accepted.__contains__, answers.order), EXAMPLES)]
+    return [predictions.images[number] for number in islice(filter(accepted.__contains__, predictions.order), EXAMPLES)]
 
 
-def reach(answers: Answers, told: Mapping[int, Told]) -> int:
+def reach(predictions: PlannedPredictions, labels: Mapping[int, PersonLabel]) -> int:
     """How many images of the order have to be labeled for the next decision."""
-    images = (answers.images[number] for number in answers.order)
-    labeled = sum(1 for _ in takewhile(lambda image: _is_right(image, told) is not None, images))
-    return next((look.labels for look in answers.looks if look.labels > labeled), labeled)
+    images = (predictions.images[number] for number in predictions.order)
+    labeled = sum(1 for _ in takewhile(lambda image: _is_right(image, labels) is not None, images))
+    return next((look.labels for look in predictions.looks if look.labels > labeled), labeled)
 
 
-def _told(image: PlannedImage, told: Mapping[int, Told]) -> Told:
-    return told.get(image.task, Told("free"))
+def _label_of(image: PlannedImage, labels: Mapping[int, PersonLabel]) -> PersonLabel:
+    return labels.get(image.task, PersonLabel("free"))
 
 
-def _is_contradicted(image: PlannedImage, told: Mapping[int, Told]) -> bool:
+def _is_contradicted(image: PlannedImage, labels: Mapping[int, PersonLabel]) -> bool:
     """Whether people looked at the image and saw something else, or nothing that they could name."""
-    return _told(image, told).state != "deleted" and _is_right(image, told) is False
+    return _label_of(image, labels).state != "deleted" and _is_right(image, labels) is False
 
 
-def _is_right(image: PlannedImage, told: Mapping[int, Told]) -> bool | None:
+def _is_right(image: PlannedImage, labels: Mapping[int, PersonLabel]) -> bool | None:
     """Whether people's labels show the prediction to be right; None if the image isn't labeled yet."""
-    found = _told(image, told)
+    found = _label_of(image, labels)
     match found.state:
         case "labeled":
             return found.choice == image.answer

@@ -9,7 +9,7 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import tasks_by_id
 from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore
-from my_backend.labeling.auto_accept.sample import Told, reach, told_by
+from my_backend.labeling.auto_accept.sample import PersonLabel, person_label, reach
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 
@@ -23,7 +23,7 @@ Check = Callable[[], None]  # raises an exception to stop
 class _Known:
     """What Label Studio has said about a plan's tasks; the time is monotonic."""
 
-    told: dict[int, Told] = field(default_factory=dict)
+    labels: dict[int, PersonLabel] = field(default_factory=dict)
     complete: bool = False
     all_due: float = 0.0
 
@@ -35,13 +35,13 @@ class SampleReader:
         self._projects, self._connections, self._store = projects, connections, store
         self._known: dict[tuple[str, str], _Known] = {}  # by the project and the id of the plan
 
-    def told(self, acceptance: Acceptance) -> dict[int, Told] | None:
+    def labels(self, acceptance: Acceptance) -> dict[int, PersonLabel] | None:
         """What was read last about all planned tasks; None if not all of them have been read yet.
 
         The same object until something else is read.
         """
         known = self._of(acceptance)
-        return known.told if known.complete else None
+        return known.labels if known.complete else None
 
     def note_new(self, acceptance: Acceptance) -> None:
         """Notes that nobody had labeled any of the planned tasks when they were listed."""
@@ -64,17 +64,18 @@ class SampleReader:
         self, project: Project, acceptance: Acceptance, tag: ImageChoices, check: Check, *, everything: bool = True
     ) -> None:
         """Reads all planned tasks, or those that the next decision needs. Raises LabelStudioError and Conflict."""
-        known, answers, label_studio = self._of(acceptance), self._store.answers(acceptance), self.label_studio(project)
-        images = answers.order if everything else answers.order[: reach(answers, known.told)]
-        tasks = [answers.images[number].task for number in images]
-        found: dict[int, Told] = {}
+        known, predictions = self._of(acceptance), self._store.predictions(acceptance)
+        label_studio = self.label_studio(project)
+        images = predictions.order if everything else predictions.order[: reach(predictions, known.labels)]
+        tasks = [predictions.images[number].task for number in images]
+        found: dict[int, PersonLabel] = {}
         # A task's own choices are in its data.
         for page in tasks_by_id(label_studio, project.id, tasks, with_data=bool(tag.dynamic_field)):
             check()
-            found |= {task["id"]: told_by(task, tag) for task in page}
-        told = {**known.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
-        if told != known.told:
-            known.told = told
+            found |= {task["id"]: person_label(task, tag) for task in page}
+        labels = {**known.labels, **{task: found.get(task, PersonLabel("deleted")) for task in tasks}}
+        if labels != known.labels:
+            known.labels = labels
         known.complete = known.complete or everything
 
     def label_studio(self, project: Project) -> LabelStudio:

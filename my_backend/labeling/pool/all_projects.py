@@ -42,7 +42,7 @@ LISTING_SHARE = 0.05  # of the time at most goes into listing again
 MOST_MEMORY = 1_500_000_000  # bytes of all pools
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
-SHOWN_SECONDS = 120.0  # that a task stays with the page that shows it; the page's requests renew that
+SHOWN_SECONDS = 120.0  # that a task stays with the browser tab that shows it; the tab's requests renew that
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Entry:
     due: float = 0.0
     pool: ProjectPool | None = None
     ready: bool = False
-    shown: dict[int, tuple[str, float]] = field(default_factory=dict)  # task → the page that shows it, and until when
+    shown: dict[int, tuple[str, float]] = field(default_factory=dict)  # task → the tab that shows it, and until when
     wants_map: bool = False  # somebody has asked for the map, which isn't arranged yet
     error: str = ""
     # Finished runs whose labels the pool has from a listing, with the time of their last change. Comparing times with
@@ -117,11 +117,11 @@ class Pools(Background):
         *,
         largest: int,
         count: int,
-        page: str = "",
+        tab: str = "",
     ) -> tuple[Collected, list[Group]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
-        If `page` is given, tasks that other pages show are left out as long as there are others.
+        If `tab`, a browser tab, is given, tasks that other tabs show are left out as long as there are others.
 
         `chosen` are tasks that the person has chosen: only these are in groups. Never waits for Label Studio. Raises
         Conflict if the labeling config doesn't offer one choice per image.
@@ -142,10 +142,10 @@ class Pools(Background):
             def images(group: Group) -> list[int]:
                 return [*group.look_alikes.images, *chain.from_iterable(group.copies)]
 
-            return found, self._not_shown_elsewhere(project, pool, page, without, groups, images)
+            return found, self._not_shown_elsewhere(project, pool, tab, without, groups, images)
 
     def queue(
-        self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int, page: str = ""
+        self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int, tab: str = ""
     ) -> tuple[Collected, list[QueuedImage]]:
         """The images that a person labels next, one by one; `only` are the tasks to choose from, in this order.
 
@@ -164,32 +164,32 @@ class Pools(Background):
             def images(one: QueuedImage) -> list[int]:
                 return [one.image, *one.copies]
 
-            return found, self._not_shown_elsewhere(project, pool, page, without, queue, images)
+            return found, self._not_shown_elsewhere(project, pool, tab, without, queue, images)
 
     def _not_shown_elsewhere(
         self,
         project: Project,
         pool: ProjectPool,
-        page: str,
+        tab: str,
         without: Sequence[int],
         find: Callable[[Collection[int]], list[_Found]],
         images: Callable[[_Found], list[int]],
     ) -> list[_Found]:
-        """Calls `find` without these tasks and those that other pages show; if nothing is left, only without these.
+        """Calls `find` without these tasks and those that other tabs show; if nothing is left, only without these.
 
         Otherwise, people who label at the same time would get the same images, and only the first label of each counts.
         """
-        if not page:
+        if not tab:
             return find(without)
         entry, now = self._asked(project), time.monotonic()
         shown = {task: one for task, one in entry.shown.items() if one[1] > now}
-        others = {task for task, (by, _) in shown.items() if by != page}
+        others = {task for task, (by, _) in shown.items() if by != tab}
         found = find({*without, *others})
         if not found and entry.ready:  # otherwise more will be collected soon
             found = find(without)
         new = {pool.shown(image)[0] for one in found for image in images(one)}
         mine = new | (set(without) - others)
-        entry.shown = shown | dict.fromkeys(mine, (page, now + SHOWN_SECONDS))
+        entry.shown = shown | dict.fromkeys(mine, (tab, now + SHOWN_SECONDS))
         return found
 
     def map(self, project: Project) -> tuple[Collected, ImageMap]:
@@ -256,11 +256,11 @@ class Pools(Background):
             alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
         return [(*entry.pool.shown(one), cosine, labels.get(entry.pool.shown(one)[0])) for one, cosine in alike]
 
-    def note_answers(self, project: str, labels: Sequence[Labels]) -> None:
+    def note_labels(self, project: str, labels: Sequence[Labels]) -> None:
         """Notes what a person has labeled, which shows how reliable suggested labels are."""
         entry = self._entries.get(project)
         if entry and entry.pool:
-            entry.pool.note_answers(labels)
+            entry.pool.note_labels(labels)
 
     def _collected(self, project: Project, only: Sequence[int] | None = None) -> Collected:
         tag = self._tag(project)

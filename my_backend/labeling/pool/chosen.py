@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
 
-Answers = Mapping[int, tuple[str, float]]  # what a model says of images, and how probable it is; {} without a model
+Predictions = Mapping[int, tuple[str, float]]  # choice and probability by image; {} without a model
 Copies = list[list[int]]  # of each image of a group
 UNKNOWN = ("", 0.0)
 
@@ -19,22 +19,22 @@ def chosen_groups(
     The suggested label is the most frequent prediction for the images that are left; the surest come first. Images that
     aren't chosen don't count as copies.
     """
-    answers = dict(zip(images, pool.answers(model, images), strict=False))
-    copies = _copies(pool, sorted(images), answers)
+    predictions = dict(zip(images, pool.answers(model, images), strict=False))
+    copies = _copies(pool, sorted(images), predictions)
     left, groups = list(copies), list[tuple[LookAlikes, Copies]]()
     while left and len(groups) < count:
-        group, left = _first(pool, model, left, answers, largest)
+        group, left = _first(pool, model, left, predictions, largest)
         groups.append((group, [copies[image] for image in group.images]))
     return groups
 
 
-def _copies(pool: ImagePool, images: Sequence[int], answers: Answers) -> dict[int, list[int]]:
+def _copies(pool: ImagePool, images: Sequence[int], predictions: Predictions) -> dict[int, list[int]]:
     """The images that stand for others or for none, with their copies, to which the model gives the same answer."""
     left, copies = set(images), dict[int, list[int]]()
     for image in images:
         if image in left:
-            answer, _ = answers.get(image, UNKNOWN)
-            same = [copy for copy in pool.copies(image) if copy in left and answers.get(copy, UNKNOWN)[0] == answer]
+            answer, _ = predictions.get(image, UNKNOWN)
+            same = [copy for copy in pool.copies(image) if copy in left and predictions.get(copy, UNKNOWN)[0] == answer]
             copies[image] = same
             left.difference_update(same)
             left.discard(image)
@@ -42,17 +42,17 @@ def _copies(pool: ImagePool, images: Sequence[int], answers: Answers) -> dict[in
 
 
 def _first(
-    pool: ImagePool, model: ModelAPI, images: Sequence[int], answers: Answers, largest: int
+    pool: ImagePool, model: ModelAPI, images: Sequence[int], predictions: Predictions, largest: int
 ) -> tuple[LookAlikes, list[int]]:
     """The next group of the images, and those that are left."""
-    known = Counter(answers[image][0] for image in images if image in answers)
+    known = Counter(predictions[image][0] for image in images if image in predictions)
     if not known:
         group = list(images[:largest])
         return LookAlikes(group, None, [None] * len(group)), list(images[largest:])
     [(proposal, _)] = known.most_common(1)
 
     def doubt(image: int) -> tuple[bool, float]:
-        answer, probability = answers.get(image, UNKNOWN)
+        answer, probability = predictions.get(image, UNKNOWN)
         return answer != proposal, -probability if answer == proposal else probability
 
     ordered = sorted(images, key=doubt)

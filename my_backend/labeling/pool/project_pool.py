@@ -328,13 +328,13 @@ class ProjectPool:
             there = {task: image for task, image in self._tasks.items() if image is not None}
         return {task: image for task, image in there.items() if task not in labels}
 
-    def note_answers(self, labels: Sequence[Labels]) -> None:
+    def note_labels(self, labels: Sequence[Labels]) -> None:
         """Notes which labels people gave to images with a suggested label."""
-        answers = [(choices, self._proposed.pop(task, None)) for choices, task in _planned(labels)]
-        told = [(choices, *proposed) for choices, proposed in answers if proposed]
-        if told:
-            found = sum(choices != [proposal] for choices, proposal, _ in told)
-            self._past.append((found, sum(1 - probability for _, _, probability in told)))
+        labeled = [(choices, self._proposed.pop(task, None)) for choices, task in _planned(labels)]
+        with_proposal = [(choices, *proposed) for choices, proposed in labeled if proposed]
+        if with_proposal:
+            found = sum(choices != [proposal] for choices, proposal, _ in with_proposal)
+            self._past.append((found, sum(1 - probability for _, _, probability in with_proposal)))
 
     def image_of(self, task: int) -> int | None:
         """The number of the task's image; None if it isn't in the pool."""

@@ -7,11 +7,11 @@ from typing import Literal
 from my_backend.backend import Backend
 from my_backend.labeling.auto_accept.acceptor import State
 from my_backend.labeling.auto_accept.checks import Checks
-from my_backend.labeling.auto_accept.records import Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept.records import Automatic, PlannedImage, PlannedPredictions
 from my_backend.labeling.auto_accept.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.project import Project
-from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.labeling import LabelingRun, described
+from my_backend.web.api.responses import Answer, Asked
 from my_backend.web.bodies import (
     AcceptRequest,
     AutomaticRequest,
@@ -229,19 +229,19 @@ class AcceptEndpoints:
 
 def state_of(found: State, counts: dict[str, int]) -> Json:
     """A plan as the endpoint and the command line show it; `counts` are those of the project's pool."""
-    acceptance, answers, sample = found.acceptance, found.answers, found.sample
-    tasks = len(answers.images) if answers else counts["tasks"]
+    acceptance, predictions, sample = found.acceptance, found.predictions, found.sample
+    tasks = len(predictions.images) if predictions else counts["tasks"]
     return {
         "status": found.status,
         "error": found.error or None,
         "plan": acceptance.id,
         "percent": round(100 * acceptance.alpha),
-        "version": answers.version if answers else None,
+        "version": predictions.version if predictions else None,
         "created_at": acceptance.created,
         "tasks": tasks,
-        "collected": tasks if answers else counts["collected"],
+        "collected": tasks if predictions else counts["collected"],
         "sample": _sample(sample) if sample else None,
-        "acceptable": _acceptable(answers, sample) if answers and sample and sample.accepted else None,
+        "acceptable": _acceptable(predictions, sample) if predictions and sample and sample.accepted else None,
         "run": described(found.run) if found.run else None,
         "audit": _audit(found.checks) if found.checks else None,
     }
@@ -263,15 +263,15 @@ def _sample(sample: Sample) -> Json:
     }
 
 
-def _acceptable(answers: Answers, sample: Sample) -> Json:
-    labels = accepted_by_choice(answers, sample)
+def _acceptable(predictions: PlannedPredictions, sample: Sample) -> Json:
+    labels = accepted_by_choice(predictions, sample)
     return {
         "tasks": labels.total(),
-        "share": labels.total() / len(answers.images),
+        "share": labels.total() / len(predictions.images),
         "checked": sample.decision.checked,
         "wrong": sample.decision.wrong,
         "labels": dict(labels.most_common()),
-        "examples": [_planned(image) for image in examples(answers, sample)],
+        "examples": [_planned(image) for image in examples(predictions, sample)],
     }
 
 

@@ -2,8 +2,8 @@
 
 from my_backend.backend import Backend
 from my_backend.projects.project import Project
-from my_backend.web.api.answers import Answer
 from my_backend.web.api.jobs import JobRecord, StartedJob, described, started
+from my_backend.web.api.responses import Answer
 from my_backend.web.bodies import Json, ProjectRequest
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project

@@ -5,7 +5,7 @@ from my_backend.backend import Backend
 from my_backend.jobs.record import EMBED, Job, Kind, Status
 from my_backend.jobs.training_job import forget_annotations
 from my_backend.projects.embeddings import Embeddings
-from my_backend.web.api.answers import Answer, ModelVersion
+from my_backend.web.api.responses import Answer, ModelVersion
 from my_backend.web.bodies import JobRequest, Json
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project

@@ -11,8 +11,8 @@ from my_backend.labeling.pool.project_pool import Group as PoolGroup
 from my_backend.labeling.pool.project_pool import ProjectPool
 from my_backend.labeling.pool.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs.records import Action, Labels, Run, RunKind, RunStatus
-from my_backend.web.api.answers import Answer
 from my_backend.web.api.project_images import ProjectImages, project_images
+from my_backend.web.api.responses import Answer
 from my_backend.web.bodies import (
     GroupsRequest,
     Json,
@@ -218,7 +218,7 @@ class LabelingEndpoints:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, groups = self._pools.groups(
-            project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS, page=body.page
+            project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS, tab=body.page
         )
         sampled = self._plans.sampled(self._plans.newest(project.uid))
         return {
@@ -230,7 +230,7 @@ class LabelingEndpoints:
     def queue(self, body: QueueRequest) -> Json:
         """Images to label next, one by one; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
-        found, images = self._pools.queue(project, body.without, body.tasks, count=body.most, page=body.page)
+        found, images = self._pools.queue(project, body.without, body.tasks, count=body.most, tab=body.page)
         plan = self._plans.newest(project.uid)
         sampled = self._plans.sampled(plan)
         return {
@@ -255,7 +255,7 @@ class LabelingEndpoints:
         labels = [Labels(group.label, group.tasks) for group in body.labels]
         run = self._labeling.submit(project, labels, body.token, body.kind, idempotency_key=body.idempotency_key)
         if body.kind == "group":
-            self._pools.note_answers(project.uid, labels)
+            self._pools.note_labels(project.uid, labels)
         return described(run), 202
 
     @endpoint("GET", "/api/labeling/runs", answers={200: LabelingRuns}, errors=(400, 404), query=PROJECT_QUERY)

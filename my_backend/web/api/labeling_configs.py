@@ -2,7 +2,7 @@
 
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.settings import Settings
-from my_backend.web.api.answers import Answer
+from my_backend.web.api.responses import Answer
 from my_backend.web.bodies import Json, ValidateRequest
 from my_backend.web.endpoint import endpoint
 

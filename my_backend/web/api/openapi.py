@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import ModelSchema
 
-from my_backend.web.api.answers import Error
+from my_backend.web.api.responses import Error
 from my_backend.web.bodies import ImageRequest, Json
 from my_backend.web.endpoint import Endpoint, endpoint, endpoints_of
 

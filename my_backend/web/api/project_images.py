@@ -5,7 +5,7 @@ from typing import Literal
 from my_backend.labeling.pool.all_projects import Collected
 from my_backend.projects.project import Project
 from my_backend.serving.live_models import Serving
-from my_backend.web.api.answers import ModelVersion
+from my_backend.web.api.responses import ModelVersion
 from my_backend.web.bodies import Json
 
 

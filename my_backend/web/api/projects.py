@@ -2,7 +2,7 @@
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
-from my_backend.web.api.answers import Answer, Asked
+from my_backend.web.api.responses import Answer, Asked
 from my_backend.web.api.versions import LiveVersion
 from my_backend.web.bodies import DeleteRequest, DuplicateRequest, Json
 from my_backend.web.endpoint import endpoint

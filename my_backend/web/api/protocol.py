@@ -14,9 +14,9 @@ from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials
 from my_backend.projects.uid import project_uid
-from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
 from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
+from my_backend.web.api.responses import Answer, ModelVersion
 from my_backend.web.bodies import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project, remember_project

@@ -12,8 +12,8 @@ from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT
 from my_backend.projects.project import Project
 from my_backend.serving.model_api import ModelAPI
-from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
+from my_backend.web.api.responses import Answer, ModelVersion
 from my_backend.web.bodies import CorrectionRequest, ImageRequest, Json, RemoveCorrectionRequest
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project

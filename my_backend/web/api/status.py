@@ -7,7 +7,7 @@ from flask import Response
 
 from my_backend.backend import Backend
 from my_backend.storage import identity
-from my_backend.web.api.answers import Answer, Asked
+from my_backend.web.api.responses import Answer, Asked
 from my_backend.web.bodies import Json
 from my_backend.web.browser import wants_page
 from my_backend.web.endpoint import endpoint

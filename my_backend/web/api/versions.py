@@ -10,7 +10,7 @@ from my_backend.projects.archive import zipped, zipped_size
 from my_backend.projects.project import Project
 from my_backend.projects.versions import Versions
 from my_backend.serving.exports import Export, State
-from my_backend.web.api.answers import Answer
+from my_backend.web.api.responses import Answer
 from my_backend.web.bodies import Json, PinRequest, ProjectRequest, VersionRequest
 from my_backend.web.endpoint import endpoint
 from my_backend.web.lookup import PROJECT_QUERY, find_project

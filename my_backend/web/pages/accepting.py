@@ -46,7 +46,7 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
     if state is None:
         return AcceptView(automatic)
     percent = round(100 * state.acceptance.alpha)
-    if state.answers is None:
+    if state.predictions is None:
         return AcceptView(
             automatic,
             state.status,
@@ -57,13 +57,13 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
             plan=state.acceptance.id,
             run=state.run,
         )
-    answers, sample, checks = state.answers, state.sample, state.checks
+    predictions, sample, checks = state.predictions, state.sample, state.checks
 
     def tiles(images: Iterable[PlannedImage]) -> list[Tile]:
         return [_tile(image, tasks_url) for image in images]
 
     def of_tasks(tasks: Iterable[int]) -> list[Tile]:
-        return tiles(answers.by_task[task] for task in tasks)
+        return tiles(predictions.by_task[task] for task in tasks)
 
     check = checks.next[0] if checks and checks.next else None
     return AcceptView(
@@ -71,15 +71,15 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         state.status,
         state.error,
         percent,
-        answers.version.partition("-")[0],
-        tasks=len(answers.images),
+        predictions.version.partition("-")[0],
+        tasks=len(predictions.images),
         plan=state.acceptance.id,
         sample=sample,
         # Without a link: Label Studio would show the model's prediction.
         coming=[replace(tile, link="") for tile in of_tasks(sample.open[:SHOWN])] if sample else [],
         again=of_tasks(sample.again[:SHOWN]) if sample else [],
-        labels=dict(accepted_by_choice(answers, sample).most_common()) if sample else {},
-        examples=tiles(examples(answers, sample)) if sample else [],
+        labels=dict(accepted_by_choice(predictions, sample).most_common()) if sample else {},
+        examples=tiles(examples(predictions, sample)) if sample else [],
         run=state.run,
         checks=checks,
         to_check=tiles([check])[0] if check else None,

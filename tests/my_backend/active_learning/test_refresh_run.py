@@ -8,7 +8,7 @@ import pytest
 
 from my_backend import files
 from my_backend.active_learning import refresh_run, stored_predictions
-from my_backend.active_learning.refresh_run import Run
+from my_backend.active_learning.refresh_run import RefreshRun
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
@@ -54,7 +54,7 @@ class Renewed:
         self.tasks, self.model = server.predicted, Model()
         server.backends[0]["model_version"] = LIVE
         self.client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
-        self.run = Run(self.client, Project(PROJECT, folder=folder), LIVE, predicted)
+        self.run = RefreshRun(self.client, Project(PROJECT, folder=folder), LIVE, predicted)
 
     def step(self, asked: Container[int] = (), check: Callable[[], None] = lambda: None) -> int:
         live = Live(LIVE, self.model)
@@ -145,7 +145,7 @@ def test_full_disk_does_not_end_a_run(
 def test_run_of_a_deleted_project_ends(renewed: Renewed, tmp_path: Path) -> None:
     renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([0])
-    again = Run(renewed.client, Project(PROJECT, folder=tmp_path / "gone"), LIVE, predicted)
+    again = RefreshRun(renewed.client, Project(PROJECT, folder=tmp_path / "gone"), LIVE, predicted)
     with pytest.raises(FileNotFoundError):
         again.plan(Live(LIVE, renewed.model), lambda: None)
 
@@ -179,7 +179,7 @@ def test_run_that_has_nothing_to_do_keeps_the_order_of_the_run_before(renewed: R
     renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([0])
     renewed.to_the_end()
-    again = Run(renewed.client, Project(PROJECT, folder=tmp_path), LIVE, predicted)
+    again = RefreshRun(renewed.client, Project(PROJECT, folder=tmp_path), LIVE, predicted)
     renewed.model.calls.clear()
     live = Live(LIVE, renewed.model)
     again.plan(live, lambda: None)
@@ -298,7 +298,7 @@ def test_backend_that_is_no_longer_connected_is_known(label_studio: FakeLabelStu
     assert Renewed(label_studio, tmp_path).run.connected
     label_studio.backends = [{"id": 2, "model_version": "0.0.1"}]
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
-    assert not Run(client, Project(PROJECT, folder=tmp_path), LIVE, predicted).connected
+    assert not RefreshRun(client, Project(PROJECT, folder=tmp_path), LIVE, predicted).connected
 
 
 def test_doubles_are_removed_at_the_end(renewed: Renewed) -> None:

@@ -10,7 +10,7 @@ from my_backend.commands.cli import app
 from my_backend.labeling.auto_accept.records import AcceptanceStore
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT
-from tests.my_backend.labeling.auto_accept.test_records import answers_of
+from tests.my_backend.labeling.auto_accept.test_records import planned_predictions
 from tests.my_backend.labeling.runs.conftest import MakeWriter, make_writer
 from tests.my_backend.web.api.test_groups import SEVERAL
 
@@ -145,13 +145,13 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     assert (status, "The server is preparing plan" in said) == (0, True), said
     assert json.loads(label("accept", "show")[1])["status"] == "preparing"
     store = AcceptanceStore(tmp_path / "models" / "projects")
-    answers = answers_of(tasks)
+    predictions = planned_predictions(tasks)
 
     def prepare() -> None:
         """As the server does."""
         wanted = store.newest(PROJECT)
         assert wanted is not None
-        store.prepared(wanted, answers)
+        store.prepared(wanted, predictions)
 
     prepare()
     assert label("accept", "undo") == (0, "Plan discarded; your labels are kept.\n")

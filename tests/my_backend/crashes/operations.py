@@ -16,7 +16,7 @@ from my_backend.commands.backup import back_up
 from my_backend.errors import NotFound
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, keep_annotations
 from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
-from my_backend.labeling.auto_accept.records import Answers, PlannedImage
+from my_backend.labeling.auto_accept.records import PlannedImage, PlannedPredictions
 from my_backend.labeling.runs.records import Labels, Run
 from my_backend.projects.registry import Credentials
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -455,18 +455,18 @@ def _unlabeled_many(world: World) -> None:
     world.label_studio.labels.add(PLANNED)
 
 
-def _answers() -> Answers:
+def _predictions() -> PlannedPredictions:
     sample = first_sample(PLANNED, ALPHA)
     plan = make_plan(np.full(PLANNED, 0.999), ALPHA, sample, 1)
     images = [PlannedImage(number, f"{number:064}", "Cat", 0.999, number) for number in range(1, PLANNED + 1)]
-    return Answers("v1", 1, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+    return PlannedPredictions("v1", 1, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 
 def _plan(world: World) -> bool:
     acceptor = world.backend.acceptor
     wanted = acceptor.plan(world.project, ALPHA, replacing=True)
     world.notes["plan"] = wanted.id
-    acceptor.store.prepared(wanted, _answers())
+    acceptor.store.prepared(wanted, _predictions())
     return True
 
 
@@ -476,15 +476,15 @@ def _is_planned(world: World, done: bool) -> None:
         assert newest is not None
         assert (newest.id, newest.status) == (world.notes["plan"], "sampling")
     if newest and newest.status == "sampling":
-        assert world.backend.acceptor.store.answers(newest) == _answers()
+        assert world.backend.acceptor.store.predictions(newest) == _predictions()
 
 
 def _sampled(world: World) -> None:
     """A plan whose sample is labeled, so the rest may be accepted."""
     _unlabeled_many(world)
     _plan(world)
-    answers = _answers()
-    for number in answers.order[: answers.looks[0].labels]:
+    predictions = _predictions()
+    for number in predictions.order[: predictions.looks[0].labels]:
         world.label_studio.labels.annotate(number + 1, "Cat")
 
 

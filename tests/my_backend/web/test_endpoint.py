@@ -1,8 +1,8 @@
 import pytest
 from flask import Flask
 
-from my_backend.web.api.answers import Asked
 from my_backend.web.api.openapi import openapi
+from my_backend.web.api.responses import Asked
 from my_backend.web.bodies import Json, ProjectRequest
 from my_backend.web.endpoint import add_endpoints, endpoint, endpoints_of
 

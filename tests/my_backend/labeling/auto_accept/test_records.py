@@ -10,18 +10,18 @@ import pytest
 
 from my_backend.errors import Conflict, NotFound
 from my_backend.labeling.auto_accept.guarantee import decide, make_plan
-from my_backend.labeling.auto_accept.records import AcceptanceStore, Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept.records import AcceptanceStore, Automatic, PlannedImage, PlannedPredictions
 
 PROJECT = "7.1"
 
 
-def answers_of(tasks: Sequence[int] = range(200), seed: int = 3) -> Answers:
-    """Answers that all say Cat."""
+def planned_predictions(tasks: Sequence[int] = range(200), seed: int = 3) -> PlannedPredictions:
+    """Predictions that all say Cat."""
     probabilities = np.linspace(0.95, 1, len(tasks))
     plan = make_plan(probabilities, 0.05, 80, seed)
     sure = probabilities.tolist()
     units = [PlannedImage(task, "0" * 64, "Cat", sure[number], number) for number, task in enumerate(tasks)]
-    return Answers("v1", seed, units, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+    return PlannedPredictions("v1", seed, units, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> AcceptanceStore:
 
 
 def test_another_process_decides_the_same(store: AcceptanceStore, tmp_path: Path) -> None:
-    drawn = answers_of()
+    drawn = planned_predictions()
     assert store.newest(PROJECT) is None
     wanted = store.create(PROJECT, 0.05)
     assert store.newest(PROJECT) == wanted
@@ -40,18 +40,18 @@ def test_another_process_decides_the_same(store: AcceptanceStore, tmp_path: Path
     other = AcceptanceStore(tmp_path)
 
     assert other.newest(PROJECT) == prepared
-    assert (prepared.status, other.answers(prepared)) == ("sampling", drawn)
+    assert (prepared.status, other.predictions(prepared)) == ("sampling", drawn)
     labels = drawn.looks[0].labels
     for wrong in ([False] * labels, [False] * 5):
-        found, expected = (decide(one.plan(0.05), wrong) for one in (other.answers(prepared), drawn))
+        found, expected = (decide(one.plan(0.05), wrong) for one in (other.predictions(prepared), drawn))
         assert (found.accepted.tolist(), found.more) == (expected.accepted.tolist(), expected.more)
 
 
 def test_first_order_counts_if_two_processes_draw_one(store: AcceptanceStore) -> None:
     wanted = store.create(PROJECT, 0.05)
-    first = store.prepared(wanted, answers_of(seed=3))
-    assert store.prepared(wanted, answers_of(seed=4)) == first
-    assert store.answers(first).seed == 3
+    first = store.prepared(wanted, planned_predictions(seed=3))
+    assert store.prepared(wanted, planned_predictions(seed=4)) == first
+    assert store.predictions(first).seed == 3
 
 
 def test_newest_plan_counts_and_a_damaged_one_does_not(store: AcceptanceStore, tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_newest_plan_counts_and_a_damaged_one_does_not(store: AcceptanceStore, t
 def test_answers_that_do_not_fit_together_are_damaged(
     store: AcceptanceStore, tmp_path: Path, change: dict[str, object]
 ) -> None:
-    prepared = store.prepared(store.create(PROJECT, 0.05), answers_of())
+    prepared = store.prepared(store.create(PROJECT, 0.05), planned_predictions())
     path = tmp_path / PROJECT / "acceptance" / prepared.id / "answers.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
     with pytest.raises(Conflict, match="can't read the predictions"):
-        AcceptanceStore(tmp_path).answers(prepared)
+        AcceptanceStore(tmp_path).predictions(prepared)
 
 
 def test_labels_are_accepted_automatically_only_if_that_is_switched_on(store: AcceptanceStore, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_labels_are_accepted_automatically_only_if_that_is_switched_on(store: Ac
     assert store.newest(PROJECT) is None
 
 
-def test_answers_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore) -> None:
-    plans = [store.prepared(store.create(PROJECT, 0.05), answers_of(seed=seed)) for seed in range(12)]
+def test_predictions_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore) -> None:
+    plans = [store.prepared(store.create(PROJECT, 0.05), planned_predictions(seed=seed)) for seed in range(12)]
     for seed, plan in enumerate(plans):
-        assert store.answers(plan).seed == seed
-    assert len(store._answers) <= 8
+        assert store.predictions(plan).seed == seed
+    assert len(store._predictions) <= 8

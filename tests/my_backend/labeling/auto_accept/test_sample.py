@@ -9,109 +9,111 @@ import pytest
 from label_studio_format.annotations import ACCEPTED_MARK, GROUP_MARK
 from label_studio_format.labeling_config import Choice, ImageChoices
 from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
-from my_backend.labeling.auto_accept.records import Answers, PlannedImage
-from my_backend.labeling.auto_accept.sample import Sample, Told, judge, reach, told_by
+from my_backend.labeling.auto_accept.records import PlannedImage, PlannedPredictions
+from my_backend.labeling.auto_accept.sample import PersonLabel, Sample, judge, person_label, reach
 
 ALPHA = 0.05
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
-RIGHT, WRONG = Told("labeled", "Cat"), Told("labeled", "Dog")
+RIGHT, WRONG = PersonLabel("labeled", "Cat"), PersonLabel("labeled", "Dog")
 
 
-def planned(groups: Sequence[int], seed: int = 1) -> Answers:
-    """Answers that all say Cat; image n has task n. Near-duplicates have the same group."""
+def planned(groups: Sequence[int], seed: int = 1) -> PlannedPredictions:
+    """Predictions that all say Cat; image n has task n. Near-duplicates have the same group."""
     images = [PlannedImage(n, "0" * 64, "Cat", 0.99, group) for n, group in enumerate(groups)]
     plan = make_plan(np.full(len(images), 0.99), ALPHA, first_sample(len(images), ALPHA), seed)
-    return Answers("v1", seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+    return PlannedPredictions("v1", seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 
 @pytest.fixture
-def answers() -> Answers:
+def predictions() -> PlannedPredictions:
     return planned(range(400))
 
 
-def labeled(answers: Answers, count: int) -> dict[int, Told]:
-    return dict.fromkeys(answers.order[:count], RIGHT)
+def labeled(predictions: PlannedPredictions, count: int) -> dict[int, PersonLabel]:
+    return dict.fromkeys(predictions.order[:count], RIGHT)
 
 
 def figures(sample: Sample) -> tuple[int, int, int, int]:
     return len(sample.wrong), sum(sample.wrong), len(sample.open), len(sample.accepted)
 
 
-def test_labels_that_are_missing_are_asked_for_in_the_random_order(answers: Answers) -> None:
-    needed = answers.looks[0].labels
-    nothing = judge(answers, ALPHA, {})
-    assert nothing.open == answers.order[: len(nothing.open)]
+def test_labels_that_are_missing_are_asked_for_in_the_random_order(predictions: PlannedPredictions) -> None:
+    needed = predictions.looks[0].labels
+    nothing = judge(predictions, ALPHA, {})
+    assert nothing.open == predictions.order[: len(nothing.open)]
     assert 0 < len(nothing.open) <= needed
-    some = judge(answers, ALPHA, labeled(answers, 10) | {answers.order[12]: RIGHT})
+    some = judge(predictions, ALPHA, labeled(predictions, 10) | {predictions.order[12]: RIGHT})
     assert figures(some) == (10, 0, len(nothing.open) - 11, 0)
-    assert answers.order[12] not in some.open
-    assert reach(answers, labeled(answers, 10)) == needed
+    assert predictions.order[12] not in some.open
+    assert reach(predictions, labeled(predictions, 10)) == needed
 
 
-def test_enough_right_labels_let_the_rest_be_accepted(answers: Answers) -> None:
-    needed = answers.looks[0].labels
-    sample = judge(answers, ALPHA, labeled(answers, needed))
+def test_enough_right_labels_let_the_rest_be_accepted(predictions: PlannedPredictions) -> None:
+    needed = predictions.looks[0].labels
+    sample = judge(predictions, ALPHA, labeled(predictions, needed))
     assert figures(sample) == (needed, 0, 0, 400 - needed)
-    assert sorted(sample.accepted) == sorted(answers.order[needed:])
+    assert sorted(sample.accepted) == sorted(predictions.order[needed:])
     assert (sample.decision.checked, sample.decision.wrong) == (needed, 0)
-    assert reach(answers, labeled(answers, needed)) == answers.looks[1].labels
+    assert reach(predictions, labeled(predictions, needed)) == predictions.looks[1].labels
 
 
-def test_model_that_is_often_wrong_is_said_to_be_hopeless(answers: Answers) -> None:
-    half = {task: WRONG if place % 2 else RIGHT for place, task in enumerate(answers.order[:200])}
-    sample = judge(answers, ALPHA, half)
+def test_model_that_is_often_wrong_is_said_to_be_hopeless(predictions: PlannedPredictions) -> None:
+    half = {task: WRONG if place % 2 else RIGHT for place, task in enumerate(predictions.order[:200])}
+    sample = judge(predictions, ALPHA, half)
     assert (sample.hopeless, sample.open, sample.accepted) == (True, [], [])
-    assert not judge(answers, ALPHA, {}).hopeless
+    assert not judge(predictions, ALPHA, {}).hopeless
 
 
-@pytest.mark.parametrize("lost", [Told("deleted"), Told("skipped")])
-def test_deleted_or_skipped_sample_task_counts_as_wrong(answers: Answers, lost: Told) -> None:
+@pytest.mark.parametrize("lost", [PersonLabel("deleted"), PersonLabel("skipped")])
+def test_deleted_or_skipped_sample_task_counts_as_wrong(predictions: PlannedPredictions, lost: PersonLabel) -> None:
     """Otherwise deleting or skipping hard images would make the model look better than it is."""
-    told = labeled(answers, answers.looks[0].labels)
-    for task in answers.order[5:15]:
-        told[task] = lost
-    sample = judge(answers, ALPHA, told)
+    labels = labeled(predictions, predictions.looks[0].labels)
+    for task in predictions.order[5:15]:
+        labels[task] = lost
+    sample = judge(predictions, ALPHA, labels)
     assert (sum(sample.wrong), sample.accepted) == (10, [])
-    assert sample.lost == answers.order[5:15]
+    assert sample.lost == predictions.order[5:15]
 
 
-def test_sample_that_was_labeled_in_another_way_is_asked_for_again(answers: Answers) -> None:
-    told = labeled(answers, answers.looks[0].labels)
-    task = answers.order[3]
-    told[task] = Told("other")
-    sample = judge(answers, ALPHA, told)
+def test_sample_that_was_labeled_in_another_way_is_asked_for_again(predictions: PlannedPredictions) -> None:
+    labels = labeled(predictions, predictions.looks[0].labels)
+    task = predictions.order[3]
+    labels[task] = PersonLabel("other")
+    sample = judge(predictions, ALPHA, labels)
     assert (len(sample.wrong), sample.accepted) == (3, [])
     assert (sample.again, task in sample.open) == ([task], True)
 
 
 def test_tasks_gone_meanwhile_are_not_accepted_and_fewer_may_be_wrong(
-    answers: Answers,
+    predictions: PlannedPredictions,
 ) -> None:
-    needed = answers.looks[0].labels
-    told = labeled(answers, needed)
-    some, most = answers.order[needed : needed + 3], answers.order[needed:-20]
+    needed = predictions.looks[0].labels
+    labels = labeled(predictions, needed)
+    some, most = predictions.order[needed : needed + 3], predictions.order[needed:-20]
     for task, state in zip(some, ("other", "labeled", "deleted"), strict=True):
-        told[task] = Told(state, "Cat")  # type: ignore[arg-type]
-    sample = judge(answers, ALPHA, told)
-    assert sorted(sample.accepted) == sorted(answers.order[needed + 3 :])
+        labels[task] = PersonLabel(state, "Cat")  # type: ignore[arg-type]
+    sample = judge(predictions, ALPHA, labels)
+    assert sorted(sample.accepted) == sorted(predictions.order[needed + 3 :])
     # One wrong answer in the sample may mean that there are several among the rest: too many for 20.
-    told[answers.order[0]] = WRONG
-    assert judge(answers, ALPHA, told).accepted
-    assert not judge(answers, ALPHA, told | dict.fromkeys(most, RIGHT)).accepted
+    labels[predictions.order[0]] = WRONG
+    assert judge(predictions, ALPHA, labels).accepted
+    assert not judge(predictions, ALPHA, labels | dict.fromkeys(most, RIGHT)).accepted
 
 
-@pytest.mark.parametrize(("state", "left"), [(WRONG, 0), (Told("skipped"), 0), (RIGHT, 1), (Told("deleted"), 1)])
-def test_near_duplicates_of_an_image_with_a_wrong_prediction_are_not_accepted(state: Told, left: int) -> None:
-    answers = planned([n // 2 for n in range(1000)])
-    told = labeled(answers, answers.looks[0].labels)
-    first = answers.order[0]
+@pytest.mark.parametrize(
+    ("state", "left"), [(WRONG, 0), (PersonLabel("skipped"), 0), (RIGHT, 1), (PersonLabel("deleted"), 1)]
+)
+def test_near_duplicates_of_an_image_with_a_wrong_prediction_are_not_accepted(state: PersonLabel, left: int) -> None:
+    predictions = planned([n // 2 for n in range(1000)])
+    labels = labeled(predictions, predictions.looks[0].labels)
+    first = predictions.order[0]
     copy = first ^ 1
-    assert copy not in told
-    told[first] = state
+    assert copy not in labels
+    labels[first] = state
 
-    sample = judge(answers, ALPHA, told)
+    sample = judge(predictions, ALPHA, labels)
 
-    assert len(sample.accepted) == 1000 - len(told) - (1 - left)
+    assert len(sample.accepted) == 1000 - len(labels) - (1 - left)
     assert (copy in sample.accepted) is bool(left)
 
 
@@ -124,10 +126,10 @@ def test_guarantee_holds_for_labels_if_bursts_are_more_often_wrong(bursts_wrong:
         random = np.random.default_rng(seed)
         rates = np.where(np.arange(420) < 400, others_wrong, bursts_wrong)
         wrong = (random.random(420) < rates)[groups]
-        answers = planned(groups, seed)
-        told: dict[int, Told] = {}
-        while (sample := judge(answers, ALPHA, told)).open:
-            told |= {task: WRONG if wrong[task] else RIGHT for task in sample.open}
+        predictions = planned(groups, seed)
+        labels: dict[int, PersonLabel] = {}
+        while (sample := judge(predictions, ALPHA, labels)).open:
+            labels |= {task: WRONG if wrong[task] else RIGHT for task in sample.open}
         broken += bool(sample.accepted) and wrong[sample.accepted].mean() > ALPHA
     assert broken <= 0.08 * plans  # 5%, and two standard deviations
 
@@ -143,19 +145,22 @@ def marked(mark: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [
-        ([], Told("free")),
+        ([], PersonLabel("free")),
         ([ALONE], RIGHT),
-        ([{**ALONE, "lead_time": None, "parent_prediction": 5}], Told("other")),  # accepted in bulk
-        ([marked(GROUP_MARK)], Told("other")),
-        ([marked(ACCEPTED_MARK)], Told("other")),
-        ([{**ALONE, "bulk_created": True, "lead_time": None}], Told("other")),
+        ([{**ALONE, "lead_time": None, "parent_prediction": 5}], PersonLabel("other")),  # accepted in bulk
+        ([marked(GROUP_MARK)], PersonLabel("other")),
+        ([marked(ACCEPTED_MARK)], PersonLabel("other")),
+        ([{**ALONE, "bulk_created": True, "lead_time": None}], PersonLabel("other")),
         ([marked(GROUP_MARK), ALONE], RIGHT),
-        ([{**ALONE, "was_cancelled": True}], Told("skipped")),
+        ([{**ALONE, "was_cancelled": True}], PersonLabel("skipped")),
         ([{**ALONE, "was_cancelled": True}, {**ALONE, "completed_by": 2}], RIGHT),
-        ([{**ALONE, "result": []}], Told("other")),
-        ([ALONE, {**ALONE, "completed_by": 3, "result": [{**REGION, "value": {"choices": ["Dog"]}}]}], Told("other")),
-        ([{**ALONE, "result": [{**REGION, "value": {"choices": ["Bird"]}}]}], Told("other")),
+        ([{**ALONE, "result": []}], PersonLabel("other")),
+        (
+            [ALONE, {**ALONE, "completed_by": 3, "result": [{**REGION, "value": {"choices": ["Dog"]}}]}],
+            PersonLabel("other"),
+        ),
+        ([{**ALONE, "result": [{**REGION, "value": {"choices": ["Bird"]}}]}], PersonLabel("other")),
     ],
 )
-def test_only_labels_count_that_a_person_gave_to_the_image_alone(annotations: list[Any], expected: Told) -> None:
-    assert told_by({"id": 1, "annotations": annotations}, TAG) == expected
+def test_only_labels_count_that_a_person_gave_to_the_image_alone(annotations: list[Any], expected: PersonLabel) -> None:
+    assert person_label({"id": 1, "annotations": annotations}, TAG) == expected

@@ -16,7 +16,7 @@ from my_backend.errors import Conflict
 from my_backend.label_studio import task_pages
 from my_backend.labeling.auto_accept import acceptor, planner, records, sample_reader
 from my_backend.labeling.auto_accept.checks import AUDITED_AT_ONCE
-from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, Answers
+from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore, PlannedPredictions
 from my_backend.labeling.auto_accept.sample_reader import SampleReader
 from my_backend.labeling.pool import all_projects
 from my_backend.labeling.runs import writer
@@ -273,16 +273,16 @@ def test_audit_during_a_look_is_not_forgotten(
     now = accepted(client, label_studio.labels)
     looks = client.backend.acceptor
     looks.stop()
-    plan, answers = looks.store.newest(PROJECT), looks.store.answers
+    plan, predictions = looks.store.newest(PROJECT), looks.store.predictions
     assert plan is not None
 
-    def audited_meanwhile(asked: Acceptance) -> Answers:
-        monkeypatch.setattr(looks.store, "answers", answers)
+    def audited_meanwhile(asked: Acceptance) -> PlannedPredictions:
+        monkeypatch.setattr(looks.store, "predictions", predictions)
         for image in now["audit"]["next"]:
             ask(client, "audit", task=image["task"], label="Dog")
-        return answers(asked)
+        return predictions(asked)
 
-    monkeypatch.setattr(looks.store, "answers", audited_meanwhile)
+    monkeypatch.setattr(looks.store, "predictions", audited_meanwhile)
     looks._follow(plan)
 
     assert accept_problems(client)
@@ -570,9 +570,9 @@ def test_near_duplicates_are_planned_one_by_one(client: Client, label_studio: Fa
     script.set(learn="Cat", alike=[1, 2, 3], unsure=[1])
     assert sampling(client)["tasks"] == TASKS
     label_sample_of(client, label_studio.labels)
-    [answers] = client.backend.acceptor.store._answers.values()
-    alike = [answers.by_task[task] for task in (1, 2, 3)]
-    assert len({image.group for image in answers.images}) == TASKS - 2
+    [predictions] = client.backend.acceptor.store._predictions.values()
+    alike = [predictions.by_task[task] for task in (1, 2, 3)]
+    assert len({image.group for image in predictions.images}) == TASKS - 2
     assert len({image.group for image in alike}) == 1
     assert sorted(image.probability for image in alike) == [0.6, 0.999, 0.999]
 

@@ -1,4 +1,4 @@
-"""What the models of the endpoints' answers share; tests check every answer against its model."""
+"""What the models of the endpoints' responses share; tests check every response against its model."""
 
 from typing import Literal
 
