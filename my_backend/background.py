@@ -14,17 +14,17 @@ STOP_SECONDS = 1.0  # requests to Label Studio and importing the model's library
 
 
 class Background(ABC):
-    """A thread that calls `_look` at its start, after each pause, and whenever it is woken. Errors don't end it."""
+    """A thread that calls `_tick` at its start, after each pause, and whenever it is woken. Errors don't end it."""
 
     def __init__(self, name: str, *, patience: float = STOP_SECONDS) -> None:
-        """`patience` is how many seconds `stop` waits for a `_look` that is still running."""
+        """`patience` is how many seconds `stop` waits for a `_tick` that is still running."""
         self._patience = patience
         self._woken = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @abstractmethod
-    def _look(self) -> float | None:
+    def _tick(self) -> float | None:
         """Returns the seconds until the next call: infinity waits until it is woken, None ends the thread."""
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class Background(ABC):
             self._thread.join(_timeout(self._patience))
 
     def _wake(self) -> None:
-        """Calls `_look` now, or once more after the current call."""
+        """Calls `_tick` now, or once more after the current call."""
         self._woken.set()
 
     def _raise_if_stopping(self) -> None:
@@ -50,7 +50,7 @@ class Background(ABC):
         failure = ""
         while not self._stopping:
             try:
-                pause = self._look()
+                pause = self._tick()
                 if failure:
                     log.info("%s works again", self._thread.name)
                 failure = ""

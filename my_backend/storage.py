@@ -130,7 +130,7 @@ class Storage(Background):
         root = self._projects.root
         return StorageStatus(tuple(unwritable), tuple(_located(one, root) for one in files.damages(root)), self._disks)
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         failed, now = files.failed_writes(), time.monotonic()
         if failed != self._failed_writes or self._unwritable or now > self._wrote_at + WRITE_SECONDS:
             self._failed_writes, self._wrote_at = failed, now

@@ -68,7 +68,7 @@ class TokenGate(Background):
         known, oldest = {project.uid for project in self._projects.all()}, time.monotonic() - SHOWN_SECONDS
         return {uid: one for uid, one in list(self._refused.items()) if uid in known and one.at > oldest}
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         while self._waiting and not self._stopping:
             self._decide(self._waiting[0])
             del self._waiting[0]

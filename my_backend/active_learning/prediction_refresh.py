@@ -102,7 +102,7 @@ class PredictionRefresh(Background):
         """Why predictions can't be refreshed, by project; from memory."""
         return dict(self._failures)
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         due = self._take_turns(self._projects.all())
         return min(LOOK_SECONDS, due - time.monotonic())
 

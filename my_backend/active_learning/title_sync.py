@@ -17,17 +17,17 @@ from my_backend.settings import Settings
 log = logging.getLogger(__name__)
 
 SOON_SECONDS = 1.0  # Label Studio stores predictions just after receiving them
-LONGEST_SECONDS = 60.0  # the longest pause between two looks while something is missing; pauses double
+LONGEST_SECONDS = 60.0  # the longest pause between two visits while something is missing; pauses double
 
 
 @dataclass
 class _Watch:
     """What is known about a project's title."""
 
-    version: str  # that was live at the last look
-    due: float = math.inf  # when to look if that can't wait for the next regular visit (monotonic)
-    looked: float = -math.inf
-    pause: float = SOON_SECONDS  # until the next look
+    version: str  # that was live at the last visit
+    due: float = math.inf  # when to visit if that can't wait for the next regular visit (monotonic)
+    visited: float = -math.inf
+    pause: float = SOON_SECONDS  # until the next visit
     in_order: bool = False
 
 
@@ -50,7 +50,7 @@ class TitleSync:
         with self._lock:
             watch = self._watched.get(project)
             if watch and not watch.in_order:
-                watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
+                watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.visited + watch.pause))
 
     def statuses(self) -> dict[str, TitleStatus]:
         """The last known status of each project's title; from memory."""
@@ -60,11 +60,11 @@ class TitleSync:
         """Soon after another version went live, since storing its predictions may take long, and after errors."""
         return self._watch(project.uid).due
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Changes the title if it has to, or restores the user's."""
         watch = self._watch(project.uid)
         with self._lock:
-            watch.looked, watch.due = time.monotonic(), math.inf
+            watch.visited, watch.due = time.monotonic(), math.inf
         if snapshot is None:  # the monitor reports it
             return
         status = None
@@ -96,14 +96,14 @@ class TitleSync:
         with self._lock:
             watch = self._watched.setdefault(uid, _Watch(version))
             if watch.version != version:
-                due = max(time.monotonic(), watch.looked + SOON_SECONDS)  # new versions may come every second
-                watch = self._watched[uid] = _Watch(version, due, watch.looked)
+                due = max(time.monotonic(), watch.visited + SOON_SECONDS)  # new versions may come every second
+                watch = self._watched[uid] = _Watch(version, due, watch.visited)
             return watch
 
     def _look_again(self, watch: _Watch) -> None:
         with self._lock:
             watch.pause = min(2 * watch.pause, LONGEST_SECONDS)
-            watch.due = watch.looked + watch.pause
+            watch.due = watch.visited + watch.pause
 
     def _keep(self, title: Title, project: Project, watch: _Watch) -> TitleStatus | None:
         version = watch.version

@@ -77,7 +77,7 @@ class Monitor:
         known = self._found.get(project.uid)
         return known.due if known else math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Checks the project."""
         presses, known = self._presses, self._found.get(project.uid)
         found = Finding(None, ())

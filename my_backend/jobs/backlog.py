@@ -68,7 +68,7 @@ class Backlog(Background):
         """Returns the kinds of unexpected errors that keep projects from being compared, by project; from memory."""
         return dict(self._failures)
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         damaged = files.damages(self._projects.root)
         if damaged != self._damaged:  # a file that can be read again keeps its time, which is all that `Unchanged` sees
             self._damaged, self._unchanged = damaged, Unchanged()

@@ -24,7 +24,7 @@ class EmbeddingRenewal:
         """Regular visits are enough: until then, each host embeds what it needs."""
         return math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Compares the stored embeddings with the live version and the number of tasks."""
         embeddings = Embeddings(project.folder)
         wanted = embeddings.wanted()

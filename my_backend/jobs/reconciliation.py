@@ -27,7 +27,7 @@ class Reconciliation:
         """Regular visits are enough."""
         return math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Compares the project with Label Studio."""
         try:
             if snapshot is not None and self._is_behind(project, snapshot):

@@ -112,7 +112,7 @@ class Retraining(Background):
             self._due[project] = (time.monotonic() + seconds, context.ids())
         self._wake()
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         with self._lock:
             now = time.monotonic()
             ready = {project: ids for project, (due, ids) in self._due.items() if due <= now}

@@ -266,7 +266,7 @@ class RqQueue(Background):
                 self._store.request_cancel(job)
             return job
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         before, self._status = self._status, self._compare()
         if (self._status.state, self._status.why) != (before.state, before.why):
             if self._status.state == "ready":

@@ -29,8 +29,8 @@ class Observer(Protocol):
     def due(self, project: Project) -> float:
         """When to visit the project if that can't wait for the next regular visit (monotonic); from memory."""
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
-        """Looks at the project; the snapshot is None if its Label Studio's URL is unknown.
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
+        """Checks the project; the snapshot is None if its Label Studio's URL is unknown.
 
         If it changes something in Label Studio, it makes the snapshot expire, because other observers use it next.
         Errors are logged.
@@ -50,7 +50,7 @@ class _Followed:
 
 @dataclass(frozen=True)
 class _Visit:
-    """Observers that look at a project together."""
+    """Observers that visit a project together."""
 
     project: Project
     followed: _Followed
@@ -66,7 +66,7 @@ class Follower(Background):
     """
 
     def __init__(self, projects: Projects, connections: Connections, observers: Sequence[Observer]) -> None:
-        """The observers look in the given order: those that only report last."""
+        """The observers visit in the given order: those that only report last."""
         super().__init__("follower")
         self._projects, self._connections, self._observers = projects, connections, observers
         self._followed: dict[str, _Followed] = {}
@@ -78,7 +78,7 @@ class Follower(Background):
         for thread in list(self._threads.values()):
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         due: dict[str, list[_Visit]] = defaultdict(list)
         projects = self._projects.all()
         self._forget_all_but({project.uid for project in projects})
@@ -136,7 +136,7 @@ class Follower(Background):
             if self._stopping:
                 return
             try:
-                observer.look(project, snapshot)
+                observer.visit(project, snapshot)
             except Exception:
                 log.exception("project %s: %s failed", project.uid, type(observer).__name__)
         if project.uid not in self._followed:  # it was deleted meanwhile

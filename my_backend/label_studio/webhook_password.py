@@ -80,7 +80,7 @@ class WebhookPassword:
         search = self._searches.get(project.uid)
         return search.due if search and self._settings.basic_auth else math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Adds the password if it is missing."""
         search = self._searches.get(project.uid)
         if search is None or self._settings.basic_auth is None:

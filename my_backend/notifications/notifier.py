@@ -35,7 +35,7 @@ class Notifier(Background):
         """Why notifications can't be sent at the moment, from memory; "" if they can, or nobody wants any."""
         return self._failure
 
-    def _look(self) -> float | None:
+    def _tick(self) -> float | None:
         if self._receiver is None:
             return None
         if not self._resumed:

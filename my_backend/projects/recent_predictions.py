@@ -89,7 +89,7 @@ class Recent(Background):
         """Returns each project's tasks whose images couldn't be read, the newest last; from memory."""
         return dict(self._failed)
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         self._write()
         return WRITE_SECONDS
 

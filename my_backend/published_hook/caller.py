@@ -54,7 +54,7 @@ class PublishedHook(Background):
         """The projects whose last call failed, from memory."""
         return self._failures
 
-    def _look(self) -> float | None:
+    def _tick(self) -> float | None:
         if not self._settings.published_hook:
             return None
         try:

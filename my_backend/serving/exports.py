@@ -105,7 +105,7 @@ class Exports(Background):
         self._wake()
         return self.state(project, version)
 
-    def _look(self) -> float | None:
+    def _tick(self) -> float | None:
         while not self._stopping and (uid_and_version := next(iter(self._waiting), None)):
             uid, version = uid_and_version
             with context.working_for(project=uid):

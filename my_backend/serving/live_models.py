@@ -252,7 +252,7 @@ class Serving(Background):
         except (Exception, SystemExit):
             log.exception("project %s: can't prepare imported tasks", project.uid)
 
-    def _look(self) -> float | None:
+    def _tick(self) -> float | None:
         if not self._imported:
             self._import()
         if self._import_error:

@@ -73,7 +73,7 @@ def test_monitor_reports_what_the_other_observers_changed(
 
     for _ in range(2):  # the change, and after it nothing
         backend.monitor.look_again()
-        backend.follower._look()
+        backend.follower._tick()
         for thread in list(backend.follower._threads.values()):
             thread.join()
         assert backend.monitor.problems() == []

@@ -110,7 +110,7 @@ def test_each_question_about_a_project_is_asked_once_per_period(
         while clock.ahead < until:
             for service in services:
                 if due[service] <= clock.ahead:
-                    pause = service._look()
+                    pause = service._tick()
                     due[service] = math.inf if pause is None else clock.ahead + pause
             for thread in list(backend.follower._threads.values()):
                 thread.join()

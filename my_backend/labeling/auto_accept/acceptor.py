@@ -324,7 +324,7 @@ class Acceptor(Background):
 
     # --- the thread ---------------------------------------------------------
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         known = {project.uid: project for project in self._projects.all()}
         newest = {uid: found for uid in known if (found := self.store.newest(uid))}
         self._works = {(one.project, one.id): self._work(one) for one in newest.values()}

@@ -77,7 +77,7 @@ class DriftWatch(Background):
     def due(self, project: Project) -> float:
         return math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         """Notes how many tasks the project has."""
         try:
             tasks = snapshot.project().get("task_number") if snapshot else None
@@ -97,7 +97,7 @@ class DriftWatch(Background):
 
     # --- the thread ---------------------------------------------------------
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         with self._lock:
             watched = list(self._watched.values())
         for one in watched:

@@ -322,7 +322,7 @@ class Pools(Background):
 
     # --- the threads --------------------------------------------------------
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         now = time.monotonic()
         with self._lock:
             known = {project.uid: project for project in self._projects.all()}

@@ -175,7 +175,7 @@ class Writer(Background):
 
     # --- the thread ---------------------------------------------------------
 
-    def _look(self) -> float:
+    def _tick(self) -> float:
         held: set[str] = set()  # projects with an undo that has to wait: later runs may label the same tasks again
         # Found before the runs are read: an undo that was requested before one of these runs is then among the runs.
         free = {run for run, token in list(self._tokens.items()) if not self._is_waiting(token)}

@@ -114,7 +114,7 @@ def test_project_that_uses_another_models_predictions_is_named(
 
 def test_nothing_is_asked_without_the_setting_or_a_title_to_restore(client: Client) -> None:
     unreachable = Snapshot(LabelStudio("http://127.0.0.1:1", "", SafeSession(["127.0.0.1"])), 7)
-    client.backend.title_sync.look(client.backend.projects.get(PROJECT), unreachable)
+    client.backend.title_sync.visit(client.backend.projects.get(PROJECT), unreachable)
     assert problems(client) == []
 
 
@@ -137,7 +137,7 @@ def test_title_comes_back_once_since_another_server_may_still_keep_it(
         (client.backend.projects.folder(PROJECT) / TITLE_FILE).write_bytes(kept)
         here = client.backend.connections.label_studio()
         assert here
-        client.backend.title_sync.look(client.backend.projects.get(PROJECT), Snapshot(here, 7))
+        client.backend.title_sync.visit(client.backend.projects.get(PROJECT), Snapshot(here, 7))
         assert title(label_studio) == version
 
 

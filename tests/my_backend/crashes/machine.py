@@ -397,7 +397,7 @@ class TwoServers(RuleBasedStateMachine):
         backend.projects.refresh()
         if any(one.uid == PROJECT for one in backend.projects.all()):
             backend.retraining._train_what_is_left(PROJECT)
-        backend.backlog._look()
+        backend.backlog._tick()
 
     # --- two steps at the same time -----------------------------------------
 
@@ -463,8 +463,8 @@ class TwoServers(RuleBasedStateMachine):
         server = self.servers[0].backend
         client = server.connections.label_studio()
         assert client
-        look = Reconciliation(server.submit_correction).look
-        look(server.projects.get(PROJECT), Snapshot(client, server.projects.get(PROJECT).id))
+        visit = Reconciliation(server.submit_correction).visit
+        visit(server.projects.get(PROJECT), Snapshot(client, server.projects.get(PROJECT).id))
         self._continue()
         if self._is_learning():
             expected = self._facts(self._annotated()) | self._corrected()

@@ -74,7 +74,7 @@ class Loop:
         world.backend.projects.changes(PROJECT).forget_tasks()
         head = queue.submit(PROJECT, "head", "annotations changed")
         canceled = queue.submit(PROJECT, "full", "Start training was pressed")
-        queue._look()
+        queue._tick()
         queue.cancel(canceled.id)
         self._carry_out(queue)
         store = world.backend.job_store
@@ -86,7 +86,7 @@ class Loop:
 
     def _carry_out(self, queue: RqQueue) -> None:
         for _ in range(ROUNDS):
-            queue._look()
+            queue._tick()
             assert queue.status().state != "failed", queue.status()
             worker._work_until_redis_goes(self.world.settings, KINDS)
             if not self.world.backend.job_store.unfinished():

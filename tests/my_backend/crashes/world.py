@@ -239,10 +239,10 @@ class World:
                 self.submit("head", uid)
             client = backend.connections.label_studio()
             assert client
-            Reconciliation(self._correct).look(backend.projects.get(uid), Snapshot(client, 7))
+            Reconciliation(self._correct).visit(backend.projects.get(uid), Snapshot(client, 7))
         for _ in range(20):
             for _ in range(2):  # it acts on what it has seen twice
-                backend.backlog._look()
+                backend.backlog._tick()
             unfinished = backend.job_store.unfinished()
             runs = [run for run in backend.labeling.store.open() if run.unfinished]
             if not (unfinished or runs):

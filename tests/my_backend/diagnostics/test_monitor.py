@@ -27,7 +27,7 @@ def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
 
     known = Connections(settings).label_studio()
     assert known
-    Monitor(settings, projects).look(projects.get(PROJECT), Snapshot(known, 7))
+    Monitor(settings, projects).visit(projects.get(PROJECT), Snapshot(known, 7))
 
     assert "/api/projects/7/" in label_studio.server.paths()
     assert Projects(projects.root).all() == []
@@ -44,6 +44,6 @@ def test_url_is_known_without_its_password(
     address = label_studio.url.replace("//", "//user:password@")
     monitor, known = Monitor(settings, projects), Connections(settings).label_studio(Credentials(address, "token"))
     assert known
-    monitor.look(projects.get(PROJECT), Snapshot(known, 7))
+    monitor.visit(projects.get(PROJECT), Snapshot(known, 7))
 
     assert monitor.url == label_studio.url

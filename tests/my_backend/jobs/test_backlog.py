@@ -72,7 +72,7 @@ class Watched:
         """The trainings that these looks start; a reason must be there at two of them."""
         self.started.clear()
         for _ in range(times):
-            self.backlog._look()
+            self.backlog._tick()
         return list(self.started)
 
     def correct(self) -> None:
@@ -300,7 +300,7 @@ def test_unexpected_error_of_one_project_does_not_starve_the_others(
     other = watched.projects.folder("8.1")
     Versions(other).publish({}, other, cause="", choices=())
     Corrections(other).keep(IMAGE, DIGEST, ["Cat"])
-    watched.backlog._look()
+    watched.backlog._tick()
     waiting = watched.backlog._waiting[UID]
     lacks = watched.backlog._lacks
 

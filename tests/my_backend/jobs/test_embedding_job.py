@@ -313,7 +313,7 @@ def test_renewal_submits_only_if_there_is_something_to_do(site: Site) -> None:
 
     def look() -> str:
         causes.clear()
-        renewal.look(site.project, Snapshot(client, 1))
+        renewal.visit(site.project, Snapshot(client, 1))
         return causes[0] if causes else ""
 
     assert look() == "embeddings are missing"
@@ -340,5 +340,5 @@ def test_renewal_waits_while_label_studio_is_unreachable(site: Site) -> None:
             raise LabelStudioError("down")
 
     site.run()
-    EmbeddingRenewal(None).look(site.project, Down(site.connections.needed(None), 1))  # type: ignore[arg-type]
-    EmbeddingRenewal(None).look(site.project, None)  # type: ignore[arg-type]
+    EmbeddingRenewal(None).visit(site.project, Down(site.connections.needed(None), 1))  # type: ignore[arg-type]
+    EmbeddingRenewal(None).visit(site.project, None)  # type: ignore[arg-type]

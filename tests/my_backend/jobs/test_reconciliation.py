@@ -41,9 +41,9 @@ def snapshot(url: str, token: str = "") -> Snapshot:
 
 
 def trained(projects: Projects, seen: Snapshot | None) -> list[str]:
-    """The projects that a look has trained."""
+    """The projects that a visit has trained."""
     found: list[str] = []
-    Reconciliation(found.append).look(projects.get(PROJECT), seen)
+    Reconciliation(found.append).visit(projects.get(PROJECT), seen)
     return found
 
 

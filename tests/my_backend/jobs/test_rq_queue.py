@@ -252,7 +252,7 @@ def look(settings: Settings) -> Iterator[Callable[[], str]]:
     server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
 
     def look() -> str:
-        server._look()
+        server._tick()
         return server.status().state
 
     yield look
@@ -285,7 +285,7 @@ def test_worker_that_never_starts_is_missed(settings: Settings, redis: Redis, mo
     monkeypatch.setattr(rq_queue_module, "WORKER_START_SECONDS", 0.0)
     server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
     try:
-        server._look()
+        server._tick()
         assert server.status().state == "no worker"
     finally:
         server.stop()
@@ -333,7 +333,7 @@ def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis:
     server = RqQueue(settings, store)
     redis.client.replicaof("127.0.0.1", 1)  # nobody answers there
     try:
-        server._look()
+        server._tick()
         assert server.status().state == "replica"
     finally:
         redis.client.replicaof("NO", "ONE")

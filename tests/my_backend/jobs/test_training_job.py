@@ -249,7 +249,7 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
     serve: Serve, script: Script, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It would have Label Studio asked, which doesn't have the annotation here, if it looked just after a publication.
-    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
+    monkeypatch.setattr(Reconciliation, "visit", lambda *given: None)
     label_studio.annotated = [TASK]
     with serve(
         label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat, retrain_after_annotations=1
@@ -871,8 +871,8 @@ def updated(
     serve: Serve, script: Script, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
     """A backend whose live version was only updated with the last label; it trains only when a test says so."""
-    monkeypatch.setattr(Backlog, "_look", lambda self: 3600.0)
-    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
+    monkeypatch.setattr(Backlog, "_tick", lambda self: 3600.0)
+    monkeypatch.setattr(Reconciliation, "visit", lambda *given: None)
     label_studio.annotated = [TASK]
     url, key = label_studio.url, label_studio.pat
     with serve(label_studio_url=url, label_studio_api_key=key, retrain_after_annotations=1) as client:

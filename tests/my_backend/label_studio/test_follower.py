@@ -1,4 +1,4 @@
-"""Who looks at which project in Label Studio, and when."""
+"""Who visits which project in Label Studio, and when."""
 
 import math
 import threading
@@ -22,10 +22,10 @@ HERE, THERE = "http://here.example", "http://there.example"
 
 
 class Recorder:
-    """An observer that records its looks."""
+    """An observer that records its visits."""
 
-    def __init__(self, name: str, looks: list[tuple[str, str]]) -> None:
-        self.name, self.looks = name, looks
+    def __init__(self, name: str, visits: list[tuple[str, str]]) -> None:
+        self.name, self.visits = name, visits
         self.snapshots: list[Snapshot | None] = []
         self.urgent: set[str] = set()
         self.forgotten: list[str] = []
@@ -34,9 +34,9 @@ class Recorder:
     def due(self, project: Project) -> float:
         return 0.0 if project.uid in self.urgent else math.inf
 
-    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+    def visit(self, project: Project, snapshot: Snapshot | None) -> None:
         self.urgent.discard(project.uid)
-        self.looks.append((self.name, project.uid))
+        self.visits.append((self.name, project.uid))
         self.snapshots.append(snapshot)
         self.act(project.uid)
 
@@ -50,14 +50,14 @@ def projects(tmp_path: Path) -> Projects:
 
 
 @pytest.fixture
-def looks() -> list[tuple[str, str]]:
-    """The looks of all observers, in order."""
+def visits() -> list[tuple[str, str]]:
+    """The visits of all observers, in order."""
     return []
 
 
 @pytest.fixture
-def observers(looks: list[tuple[str, str]]) -> list[Recorder]:
-    return [Recorder("writer", looks), Recorder("reader", looks)]
+def observers(visits: list[tuple[str, str]]) -> list[Recorder]:
+    return [Recorder("writer", visits), Recorder("reader", visits)]
 
 
 @pytest.fixture
@@ -84,23 +84,23 @@ def connect(projects: Projects, *uids: str, url: str = HERE) -> None:
 
 def tick(one: Follower) -> None:
     """Has everything visited that is due."""
-    one._look()
+    one._tick()
     for thread in list(one._threads.values()):
         thread.join()
 
 
-def test_observers_look_at_one_snapshot_in_turn_once_per_period(
+def test_observers_share_one_snapshot_in_turn_once_per_period(
     following: Callable[[], Follower],
     projects: Projects,
     observers: list[Recorder],
-    looks: list[tuple[str, str]],
+    visits: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connect(projects, FIRST)
     one = following()
     for _ in range(3):
         tick(one)
-    assert looks == [("writer", FIRST), ("reader", FIRST)]
+    assert visits == [("writer", FIRST), ("reader", FIRST)]
     assert observers[0].snapshots == observers[1].snapshots
     snapshot = observers[0].snapshots[0]
     assert snapshot
@@ -108,27 +108,27 @@ def test_observers_look_at_one_snapshot_in_turn_once_per_period(
 
     monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 600.0)
     tick(one)
-    assert looks == [("writer", FIRST), ("reader", FIRST)] * 2
+    assert visits == [("writer", FIRST), ("reader", FIRST)] * 2
     assert observers[0].snapshots[1] is observers[1].snapshots[1] is not snapshot
 
 
-def test_observer_that_cannot_wait_looks_alone(
-    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], looks: list[tuple[str, str]]
+def test_observer_that_cannot_wait_visits_alone(
+    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], visits: list[tuple[str, str]]
 ) -> None:
     connect(projects, FIRST, SECOND)
     one = following()
     tick(one)
-    looks.clear()
+    visits.clear()
     observers[1].urgent.add(SECOND)
     tick(one)
-    assert looks == [("reader", SECOND)]
+    assert visits == [("reader", SECOND)]
 
 
 def test_urgent_visits_come_before_a_backlog_of_regular_ones(
     following: Callable[[], Follower],
     projects: Projects,
     observers: list[Recorder],
-    looks: list[tuple[str, str]],
+    visits: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(follower, "BACKLOG_SECONDS", 0.0)
@@ -136,13 +136,13 @@ def test_urgent_visits_come_before_a_backlog_of_regular_ones(
     observers[1].urgent.add(THIRD)
     one = following()
     tick(one)
-    assert [uid for _, uid in looks] == [THIRD, THIRD, FIRST, FIRST]
+    assert [uid for _, uid in visits] == [THIRD, THIRD, FIRST, FIRST]
     tick(one)
-    assert [uid for _, uid in looks[4:]] == [SECOND, SECOND], "what was left comes next"
+    assert [uid for _, uid in visits[4:]] == [SECOND, SECOND], "what was left comes next"
 
 
 def test_slow_label_studio_delays_only_its_own_projects(
-    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], looks: list[tuple[str, str]]
+    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], visits: list[tuple[str, str]]
 ) -> None:
     answers = threading.Event()
     observers[0].act = lambda uid: None if uid == SECOND else answers.wait(120) and None
@@ -151,20 +151,20 @@ def test_slow_label_studio_delays_only_its_own_projects(
     one = following()
     one.start()
     try:
-        assert eventually(lambda: ("reader", SECOND) in looks)
+        assert eventually(lambda: ("reader", SECOND) in visits)
         observers[1].urgent.add(SECOND)
-        assert eventually(lambda: looks.count(("reader", SECOND)) == 2)
-        assert [uid for _, uid in looks if uid != SECOND] == [FIRST], "one thread asks a Label Studio"
+        assert eventually(lambda: visits.count(("reader", SECOND)) == 2)
+        assert [uid for _, uid in visits if uid != SECOND] == [FIRST], "one thread asks a Label Studio"
     finally:
         answers.set()
-    assert eventually(lambda: ("reader", THIRD) in looks)
+    assert eventually(lambda: ("reader", THIRD) in visits)
 
 
 def test_failure_stops_no_other_observer_or_project(
     following: Callable[[], Follower],
     projects: Projects,
     observers: list[Recorder],
-    looks: list[tuple[str, str]],
+    visits: list[tuple[str, str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(uid: str) -> None:
@@ -174,12 +174,12 @@ def test_failure_stops_no_other_observer_or_project(
     observers[0].act = fail
     connect(projects, FIRST, SECOND)
     tick(following())
-    assert looks == [(name, uid) for uid in (FIRST, SECOND) for name in ("writer", "reader")]
+    assert visits == [(name, uid) for uid in (FIRST, SECOND) for name in ("writer", "reader")]
     assert "project 1.1: Recorder failed" in caplog.text
 
 
-def test_project_without_a_known_label_studio_is_looked_at_too(
-    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], looks: list[tuple[str, str]]
+def test_project_without_a_known_label_studio_is_visited_too(
+    following: Callable[[], Follower], projects: Projects, observers: list[Recorder], visits: list[tuple[str, str]]
 ) -> None:
     projects.remember(FIRST)
     one = following()
@@ -197,7 +197,7 @@ def test_deleted_project_is_forgotten(
     following: Callable[[], Follower],
     projects: Projects,
     observers: list[Recorder],
-    looks: list[tuple[str, str]],
+    visits: list[tuple[str, str]],
     when: str,
 ) -> None:
     connect(projects, FIRST, SECOND)
@@ -206,7 +206,7 @@ def test_deleted_project_is_forgotten(
     def delete(uid: str) -> None:
         if uid == FIRST:
             projects.delete(FIRST)
-            one._look()  # notices it while an observer still looks at the project
+            one._tick()  # notices it while an observer is still visiting the project
 
     if when == "meanwhile":
         observers[1].act = delete
@@ -216,18 +216,18 @@ def test_deleted_project_is_forgotten(
     assert [set(observer.forgotten) for observer in observers] == [{FIRST}, {FIRST}]
     if when == "meanwhile":
         assert observers[1].forgotten[-1:] == [FIRST]
-        assert len(observers[1].forgotten) == 2, "again after the look, which has noted something"
-    looks.clear()
+        assert len(observers[1].forgotten) == 2, "again after the visit, which has noted something"
+    visits.clear()
     connect(projects, FIRST)
     tick(one)
-    assert looks == [("writer", FIRST), ("reader", FIRST)], "a project that comes back is new"
+    assert visits == [("writer", FIRST), ("reader", FIRST)], "a project that comes back is new"
 
 
 def test_stop_is_quick_and_ends_a_visit(
     following: Callable[[], Follower],
     projects: Projects,
     observers: list[Recorder],
-    looks: list[tuple[str, str]],
+    visits: list[tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(follower, "STOP_SECONDS", 0.01)
@@ -236,10 +236,10 @@ def test_stop_is_quick_and_ends_a_visit(
     connect(projects, FIRST, SECOND)
     one = following()
     one.start()
-    assert eventually(lambda: looks)
+    assert eventually(lambda: visits)
     threads = list(one._threads.values())
     one.stop()
     assert threads[0].is_alive()
     answers.set()
     threads[0].join()
-    assert looks == [("writer", FIRST)]
+    assert visits == [("writer", FIRST)]

@@ -188,7 +188,7 @@ def test_full_disk_is_told(
 def test_nothing_is_watched_without_an_address(make_settings: MakeSettings, tmp_path: Path) -> None:
     notifier = Notifier(make_settings(), Outbox(tmp_path), [lambda: pytest.fail("looked")])
 
-    assert notifier._look() is None
+    assert notifier._tick() is None
     assert notifier.failure() == ""
 
 

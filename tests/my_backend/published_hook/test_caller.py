@@ -249,18 +249,18 @@ def test_file_of_calls_that_is_lost_during_a_call_does_not_repeat_old_ones(
 
     monkeypatch.setattr(caller, "run_in_own_process", call)
     hook = PublishedHook(settings, projects)
-    hook._look()
+    hook._tick()
     assert called == [(uid, old[uid][-1]) for uid in (PROJECT, OTHER)]
     new = publish(projects, PROJECT, tmp_path)
     with pytest.raises(OSError, match="published-hook"):
-        hook._look()
+        hook._tick()
     if damage == "unreadable":
         (tmp_path / "kept").replace(file)
-    hook._look()
+    hook._tick()
 
     assert called[2] == (PROJECT, new)
     assert set(called[3:]) <= {(PROJECT, new), (OTHER, old[OTHER][-1])}
-    hook._look()
+    hook._tick()
     assert len(called) <= 5
 
 

@@ -424,7 +424,7 @@ def test_project_whose_disk_is_full_says_why_and_delays_no_other(
     monkeypatch.setattr(files, "write_json", full)
     ask(client, "plan", percent=5)
     assert "No space left" in reached(client, lambda now: now["error"])["error"]
-    client.backend.acceptor._look()
+    client.backend.acceptor._tick()
 
 
 def test_contradiction_is_known_after_a_restart(client: Client, start: Start, label_studio: FakeLabelStudio) -> None:

@@ -239,21 +239,21 @@ def test_label_that_follows_an_undo_waits_until_the_token_is_checked(
     client, tasks = start(**OPEN), label_studio.labels.add(3)
     token = {"token": label_studio.pat}
     first = ended(client, label(client, tasks, **token)["run"])["run"]
-    check, look, looks, asked = TokenGate._check, Writer._look, 0, threading.Event()
+    check, tick, ticks, asked = TokenGate._check, Writer._tick, 0, threading.Event()
 
     def counted(self: Writer) -> float:
-        nonlocal looks
-        pause = look(self)
-        looks += 1
+        nonlocal ticks
+        pause = tick(self)
+        ticks += 1
         return pause
 
     def slow(self: TokenGate, *given: Any) -> None:
         check(self, *given)
         assert asked.wait(SECONDS)
-        seen = looks
-        assert eventually(lambda: looks >= seen + 2), "the next label could have been written by now"
+        seen = ticks
+        assert eventually(lambda: ticks >= seen + 2), "the next label could have been written by now"
 
-    monkeypatch.setattr(Writer, "_look", counted)
+    monkeypatch.setattr(Writer, "_tick", counted)
     monkeypatch.setattr(TokenGate, "_check", slow)
     client.post(f"/api/labeling/runs/{first}/undo", token, 202)
     second = label(client, [], labels=[{"label": "Dog", "tasks": tasks}], **token)["run"]
@@ -392,7 +392,7 @@ def test_events_of_a_run_start_one_training(
     start: Any, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # If it looked just after the training has published its version, it would have it done again.
-    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
+    monkeypatch.setattr(Reconciliation, "visit", lambda *given: None)
     client, labels = start(retrain_after_annotations=2), label_studio.labels
     label_studio.annotated = [{"id": 1, "data": {"image": "1.png"}, "annotations": [{"id": 1, "result": []}]}]
     tasks = labels.add(12)
