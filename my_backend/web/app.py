@@ -23,7 +23,7 @@ from my_backend.web.middleware.deadlines import Deadlines
 from my_backend.web.middleware.error_handlers import handle_errors
 from my_backend.web.middleware.parsing import receive_bodies
 from my_backend.web.middleware.request_log import account, with_request_id
-from my_backend.web.pages.routes import Page, refused
+from my_backend.web.pages.routes import Pages, refused
 from my_backend.web.plain_json import PlainJson
 from my_backend.web.prometheus.collector import Exposition
 
@@ -37,15 +37,15 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("my_backend", static_folder=None)
     app.json = PlainJson(app)
     counts = RequestCounts()
-    page = Page(backend)
-    app.register_blueprint(page.blueprint())
+    pages = Pages(backend)
+    app.register_blueprint(pages.blueprint())
     account(app, counts)
     app.after_request(_guarded)
-    described, max_image_bytes = _endpoints(backend, counts, page), backend.settings.max_image_bytes
+    described, max_image_bytes = _endpoints(backend, counts, pages), backend.settings.max_image_bytes
     document = OpenApiEndpoints(described, protected=backend.settings.basic_auth is not None)
     groups = [*described, document]
     add_endpoints(app, groups, max_image_bytes)
-    app.add_url_rule("/api", "page.api", lambda: page.api(document.description()), methods=["GET"])
+    app.add_url_rule("/api", "page.api", lambda: pages.api(document.description()), methods=["GET"])
     guard(
         app,
         backend.settings.basic_auth,
@@ -56,15 +56,15 @@ def create_app(backend: Backend) -> Flask:
     keep_threads_free(app)
     deadlines = Deadlines()
     receive_bodies(app, body_limits(groups, max_image_bytes), deadlines)
-    handle_errors(app, counts, page.error)
+    handle_errors(app, counts, pages.error)
     app.wsgi_app = with_request_id(until_sent(app.wsgi_app, deadlines))  # type: ignore[method-assign, assignment]
     return app
 
 
-def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[object]:
+def _endpoints(backend: Backend, counts: RequestCounts, pages: Pages) -> list[object]:
     """The groups of endpoints, in the order of the OpenAPI document; it comes last."""
     return [
-        StatusEndpoints(backend, page),
+        StatusEndpoints(backend, pages),
         ProtocolEndpoints(backend, counts),
         SingleImageEndpoints(backend),
         JobEndpoints(backend),

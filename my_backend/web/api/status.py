@@ -11,7 +11,7 @@ from my_backend.web.api.responses import Answer, Asked
 from my_backend.web.bodies import Json
 from my_backend.web.browser import wants_page
 from my_backend.web.endpoint import endpoint
-from my_backend.web.pages.routes import Page
+from my_backend.web.pages.routes import Pages
 
 
 class Health(Answer):
@@ -84,15 +84,15 @@ class Readiness(Answer):
 class StatusEndpoints:
     """All answers come from memory."""
 
-    def __init__(self, backend: Backend, page: Page) -> None:
-        self._backend, self._page = backend, page
+    def __init__(self, backend: Backend, pages: Pages) -> None:
+        self._backend, self._pages = backend, pages
         self._version = package_version("image-classifier-backend")
         self._model_dir = identity(backend.settings.model_dir)
 
     @endpoint("GET", "/", answers={200: Health}, page=True)
     def home(self) -> Json | Response:
         """The web page for browsers, the response of `/health` for programs."""
-        return self._page.projects() if wants_page() else self.health()
+        return self._pages.projects() if wants_page() else self.health()
 
     @endpoint("GET", "/health", answers={200: Health})
     def health(self) -> Json:
@@ -112,7 +112,7 @@ class StatusEndpoints:
     def problems(self) -> Json | Response:
         """Problems and their fixes: a page for browsers, JSON with stable codes for programs; also at `/troubles`."""
         if wants_page():
-            return self._page.problems()
+            return self._pages.problems()
         return {"troubles": [problem.record() for problem in self._backend.summary.problems()]}
 
     @endpoint("POST", "/api/problems/check", answers={202: Asked}, former_paths=("/api/troubles/check",))

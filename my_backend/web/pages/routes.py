@@ -53,7 +53,7 @@ POLICY = (
 )
 
 
-class Page:
+class Pages:
     """A method for each page."""
 
     def __init__(self, backend: Backend) -> None:
@@ -73,7 +73,7 @@ class Page:
             ("/projects/<name>/versions", self.versions),
             ("/projects/<name>/versions/<version>", self.version),
             ("/projects/<name>/try", self.try_it),
-            ("/projects/<name>/look", self.look),
+            ("/projects/<name>/look", self.review),
             ("/projects/<name>/groups", self.groups),
             ("/projects/<name>/queue", self.queue),
             ("/projects/<name>/map", self.map),
@@ -274,7 +274,7 @@ class Page:
 
         return self._answer([project], render, no_training, str(is_pretrained))
 
-    def look(self, name: str) -> Response:
+    def review(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)
 
         def render() -> str:
@@ -286,7 +286,7 @@ class Page:
             likely, likely_total = mistake_tiles((one for one in found if one.is_likely), url, wanted)
             others, others_total = mistake_tiles((one for one in found if not one.is_likely), url, wanted)
             return self._render(
-                "look.html",
+                "review.html",
                 view=view,
                 wanted=wanted,
                 sorts=SORTS,

@@ -146,7 +146,7 @@ def test_unprintable_line_and_broken_record_cause_no_error(
 
 
 def test_error_whose_page_fails_too_is_json(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("my_backend.web.pages.routes.Page._render", lambda *given, **more: 1 / 0)
+    monkeypatch.setattr("my_backend.web.pages.routes.Pages._render", lambda *given, **more: 1 / 0)
 
     answer = client.http.get("/system", headers=HTML)
 
