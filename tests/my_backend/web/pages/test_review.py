@@ -11,11 +11,10 @@ from my_backend.web.pages import charts
 from my_backend.web.pages.curves import table_of
 from my_backend.web.pages.review import page_of_label_studio
 from testing.waiting import eventually
-from tests.my_backend.conftest import PROJECT, Client
+from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.web.pages.page_text import HERE, HTML, page, result, words
 
-HTML = {"Accept": "text/html"}
-HERE = f"/projects/{PROJECT}"
 PER_CLASS = {name: {"precision": 1, "recall": 1, "f1": 1, "images": 3} for name in ("Cat", "Dog")}
 
 
@@ -234,3 +233,32 @@ def test_table_of_a_curve_has_a_row_for_some_of_many_epochs_and_the_last() -> No
 
 def test_link_to_label_studio_has_no_password() -> None:
     assert page_of_label_studio("http://user:password@ls:8080/", "projects/7/data") == "http://ls:8080/projects/7/data"
+
+
+def test_predicted_tasks_are_shown_least_sure_first_until_annotated(client: Client, script: Script) -> None:
+    client.train()
+    script.set(results=[result("Cat", 0.9), result("Dog", 0.4), []])
+    client.predict({"image": "/data/upload/7/0a1b2c3d-cat.png"}, {"image": "http://x/dog.png?token=secret"}, {})
+
+    assert eventually(lambda: "dog.png" in words(client, f"{HERE}/look"))
+    shown = words(client, f"{HERE}/look")
+    assert shown.index("Dog 40% dog.png") < shown.index("Cat 90% cat.png")
+    assert "secret" not in page(client, f"{HERE}/look")
+
+    client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1, "task": 2}})
+    assert eventually(lambda: "dog.png" not in words(client, f"{HERE}/look"))
+    client.post("/webhook", {"action": "TASKS_DELETED", "tasks": [{"id": 1}]})
+    assert eventually(lambda: "None yet. Tasks appear here" in words(client, f"{HERE}/look"))
+
+
+def test_a_click_opens_the_task_in_label_studio_and_nothing_else(serve: Serve, script: Script) -> None:
+    with serve(label_studio_url="http://studio.example:8080") as client:
+        client.setup()
+        client.backend.recent.note(PROJECT, [Sighting(5, "", ("Cat",), 0.5)])
+        assert eventually(
+            lambda: 'href="http://studio.example:8080/projects/7/data?task=5"' in page(client, f"{HERE}/look")
+        )
+        hostile = {"project": PROJECT, "schema": LABEL_CONFIG, "hostname": "javascript:alert(1)", "access_token": "x"}
+        client.post("/setup", hostile)
+
+        assert "javascript:" not in page(client, f"{HERE}/look")

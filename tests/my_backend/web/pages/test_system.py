@@ -12,8 +12,8 @@ from my_backend.web.pages.operations import operations
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import FakeModel
+from tests.my_backend.web.pages.page_text import HTML
 
-HTML = {"Accept": "text/html"}
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 log = logging.getLogger("tests.system")
 
