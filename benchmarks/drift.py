@@ -19,8 +19,8 @@ from torch.nn.functional import normalize, one_hot
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, options
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import ImageFile, InferenceLane
+from image_classifier.pool.components import COMPONENTS
 from image_classifier.pool.groups import next_groups
-from image_classifier.pool.map import COMPONENTS
 from image_classifier.pool.order import labeling_order
 from image_classifier.pool.outliers import strangeness
 from my_backend.labeling.drift.comparison import find_drift
