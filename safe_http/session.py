@@ -92,7 +92,7 @@ class Origin:
         """The URL's origin; raises ValueError if it isn't an http(s) URL."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"not an http(s) URL: {redact(url)}")
+            raise ValueError(f"not an http(s) URL: {url_without_secrets(url)}")
         if not parts.hostname.isascii():
             with suppress(ValueError):  # requests connects by the name in ASCII, or not at all if there is none
                 parts = urlsplit(str(requests.Request("GET", url).prepare().url))
@@ -141,7 +141,7 @@ def as_browsers_read(url: str) -> str:
     return place[0].replace("\\", "/") + url[place.end() :] if place else url
 
 
-def redact(url: str) -> str:
+def url_without_secrets(url: str) -> str:
     """A URL without the parts that may be secret: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
@@ -285,7 +285,7 @@ class SafeSession:
                 raise requests.exceptions.InvalidURL(said(error)) from None
             if method != "GET" and _read_url(url)[1] != origin:
                 # Its body may contain a token.
-                raise requests.TooManyRedirects(f"it redirects to {redact(url)}: use that address instead")
+                raise requests.TooManyRedirects(f"it redirects to {url_without_secrets(url)}: use that address instead")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
     def _send(self, method: str, url: str, limits: Limits, deadline: float, **arguments: Any) -> requests.Response:

@@ -19,7 +19,7 @@ from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json
 from my_backend.errors import MediaError
 from my_backend.label_studio.media import Media, MediaRequest
-from safe_http.session import redact
+from safe_http.session import url_without_secrets
 from task_classifier import shared
 
 log = logging.getLogger(__name__)
@@ -172,5 +172,5 @@ def _name(task: Json, problem: object) -> str:
 
 
 def _no_url(task: Json, tag: ImageChoices) -> MediaError:
-    value = redact(tag.field if "$" in tag.field else f"${tag.field}")
+    value = url_without_secrets(tag.field if "$" in tag.field else f"${tag.field}")
     return MediaError(_name(task, f'its data has no image URL for value="{value}" of the Image tag'), "no_url")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image_classifier.cli.url_list import Line
 from image_classifier.files import written_aside
-from safe_http.session import redact
+from safe_http.session import url_without_secrets
 
 COLUMNS = ("line", "url", "class", "file", "problem")
 DUPLICATE = "duplicate"
@@ -49,7 +49,7 @@ class Outcome:
     @property
     def url(self) -> str:
         """The URL without secrets; "" if it isn't one, since nobody knows what is secret in it."""
-        return redact(self.line.url) if self.line.is_address else ""
+        return url_without_secrets(self.line.url) if self.line.is_address else ""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (f"line {self.line.number}", self.url, self.problem) if part)

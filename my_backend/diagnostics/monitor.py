@@ -16,7 +16,7 @@ from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
-from safe_http.session import redact
+from safe_http.session import url_without_secrets
 
 PROBLEM_SECONDS = 20.0  # between two checks of a project with problems; doubles each time
 LONGEST_SECONDS = 600.0
@@ -97,7 +97,7 @@ class Monitor:
     def _check(self, project: Project, snapshot: Snapshot | None) -> Finding:
         if snapshot is None:
             return Finding(None, (unknown_url(project.uid),))
-        url = redact(snapshot.label_studio.url)
+        url = url_without_secrets(snapshot.label_studio.url)
         try:
             connected, problems = self._ask(snapshot, project)
         except LabelStudioError as error:

@@ -15,7 +15,7 @@ import requests
 
 from label_studio_format.pasted_values import TOKEN
 from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
-from safe_http.session import Base, Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
+from safe_http.session import Base, Limits, Origin, SafeSession, TooLarge, explain, read_body, url_without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class LabelStudio:
             return {}
         if not TOKEN.fullmatch(self._token):  # stored by an older release
             raise TokenRefused(
-                f"The token for {redact(self.url)} contains a character that isn't allowed in an HTTP header",
+                f"The token for {url_without_secrets(self.url)} contains a character that isn't allowed in an HTTP "
+                "header",
                 HOW_TO_MAKE_A_TOKEN,
             )
         claims = _claims(self._token)
@@ -106,7 +107,9 @@ class LabelStudio:
     def _exchange(self) -> None:
         answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
         if not TOKEN.fullmatch(str(answer.get("access") or " ")):
-            raise LabelStudioDown(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
+            raise LabelStudioDown(
+                f"{url_without_secrets(self.url)} returned no access token: is it a Label Studio server?"
+            )
         self._access_token = str(answer["access"])
         self._expires = _expiry(_claims(self._access_token) or {}, 0.0)
 
@@ -256,14 +259,16 @@ class LabelStudio:
         answer = self.call(method, path, **arguments)
         if not isinstance(answer, dict):
             raise LabelStudioDown(
-                f"{redact(self.url + path)} didn't return a JSON object: is it a Label Studio server?"
+                f"{url_without_secrets(self.url + path)} didn't return a JSON object: is it a Label Studio server?"
             )
         return answer
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = self.call("GET", path)
         if not isinstance(answer, list):
-            raise LabelStudioDown(f"{redact(self.url + path)} didn't return a list: is it a Label Studio server?")
+            raise LabelStudioDown(
+                f"{url_without_secrets(self.url + path)} didn't return a list: is it a Label Studio server?"
+            )
         return [one for one in answer if isinstance(one, dict)]
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
@@ -272,7 +277,9 @@ class LabelStudio:
         try:
             return json.loads(body) if body or method != "DELETE" else None
         except ValueError as error:
-            raise LabelStudioDown(f"{redact(self.url)} returned no JSON: is it a Label Studio server?") from error
+            raise LabelStudioDown(
+                f"{url_without_secrets(self.url)} returned no JSON: is it a Label Studio server?"
+            ) from error
 
     def _ask(self, method: str, path: str, **arguments: Any) -> tuple[requests.Response, bytes]:
         response, body = self._send(method, path, **arguments)
@@ -297,7 +304,7 @@ class LabelStudio:
     def _why_not_found(self, path: str) -> str:
         if "project" in path:
             return ": the project doesn't exist, or the token's owner has no access to it"
-        return f": is {redact(self.url)} a Label Studio server?"
+        return f": is {url_without_secrets(self.url)} a Label Studio server?"
 
     def _send(
         self,
@@ -323,7 +330,7 @@ class LabelStudio:
         except requests.RequestException as error:
             kind = LabelStudioUnreachable if isinstance(error, requests.ConnectionError) else LabelStudioDown
             raise kind(
-                f"Can't reach Label Studio at {redact(self.url)} ({explain(error)})",
+                f"Can't reach Label Studio at {url_without_secrets(self.url)} ({explain(error)})",
                 "set LABEL_STUDIO_URL to its address as seen from this backend",
             ) from error
 
@@ -331,7 +338,7 @@ class LabelStudio:
         """The token isn't sent to another address, whose answer would only say that it is missing."""
         if self.base.contains(url):
             return ""
-        place, api, _ = redact(url).partition("/api/")
+        place, api, _ = url_without_secrets(url).partition("/api/")
         if not api:
             return (
                 f"it redirects to {place.partition('?')[0]}, perhaps a login page: use an address at which Label "

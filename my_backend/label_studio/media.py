@@ -40,7 +40,7 @@ from safe_http.session import (
     as_browsers_read,
     explain,
     read_body,
-    redact,
+    url_without_secrets,
 )
 
 log = logging.getLogger(__name__)
@@ -471,7 +471,7 @@ def _may_pass(url: str, error: BaseException, reason: str) -> bool:
 
 
 def _short(url: str) -> str:
-    return "data: URI" if url.startswith("data:") else redact(url)
+    return "data: URI" if url.startswith("data:") else url_without_secrets(url)
 
 
 def _data_uri(url: str, max_bytes: int) -> bytes:

@@ -21,7 +21,7 @@ from safe_http.session import (
     check_address,
     explain,
     read_body,
-    redact,
+    url_without_secrets,
 )
 from testing.http_server import Answer, FakeServer, Reply, Seen
 
@@ -669,7 +669,7 @@ def test_body_that_is_cut_short_is_an_error(start: Start, open_session: OpenSess
     ],
 )
 def test_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
-    assert redact(url) == shown
+    assert url_without_secrets(url) == shown
 
 
 @pytest.mark.parametrize(

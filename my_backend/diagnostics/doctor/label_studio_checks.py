@@ -15,7 +15,7 @@ from my_backend.diagnostics.rules.label_studio import (
 )
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
-from safe_http.session import redact
+from safe_http.session import url_without_secrets
 
 TESTED = (1, 23, 2)
 PERSONAL_TOKENS = (1, 17)  # older versions have legacy tokens only
@@ -38,7 +38,7 @@ def check_release(label_studio: LabelStudio) -> Check:
     except LabelStudioError as error:
         return Check("Label Studio", problems=(unreachable(error),))
     version = tuple(int(part) for part in re.findall(r"\d{1,9}", release[:100])[:3])
-    said = f"{release or 'of unknown version'} at {redact(label_studio.url)}{_compared(version)}"
+    said = f"{release or 'of unknown version'} at {url_without_secrets(label_studio.url)}{_compared(version)}"
     return Check("Label Studio", said, tuple(release_problems(version, release)))
 
 
