@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from my_backend import files
 from my_backend.background import Background
@@ -12,11 +11,11 @@ from my_backend.files import Damaged, Unchanged
 from my_backend.jobs.learned import LEARNED_FILE, learned_state
 from my_backend.jobs.record import Job, Kind
 from my_backend.jobs.store import JobStore
-from my_backend.jobs.training_job import KEPT_ANNOTATIONS
 from my_backend.label_studio.media import Media
 from my_backend.projects.corrections import Corrections, corrections_folder
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.projects.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -104,9 +103,9 @@ class Backlog(Background):
     def _lacks(self, uid: str) -> frozenset[str]:
         """What the newest version lacks and a training run can read now, each as a unique string."""
         folder = self._projects.folder(uid)
-        sent = folder / KEPT_ANNOTATIONS
-        if sent.exists():
-            return frozenset({f"{SENT} {files.changed_ns(sent)}"} if _can_open(sent) else ())
+        sent = SentAnnotations(folder)
+        if sent.exist():
+            return frozenset({f"{SENT} {sent.came_ns()}"} if sent.can_be_opened() else ())
         learned = self._unchanged(folder / LEARNED_FILE, lambda: learned_state(folder))
         given = self._unchanged(corrections_folder(folder), Corrections(folder).given)
         new = {image for image, when in given.items() if when and learned.corrections.get(image) != when}
@@ -142,8 +141,3 @@ class Backlog(Background):
 
     def _can_read_images(self, project: Project) -> bool:
         return learned_state(project.folder).can_read_missed(self._open_media(project))
-
-
-def _can_open(path: Path) -> bool:
-    found = files.examine(path, len)
-    return not (isinstance(found, Damaged) and found.unopened)

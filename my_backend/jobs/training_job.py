@@ -2,21 +2,14 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from label_studio_format.labeling_history import HistoryOfTasks
-from label_studio_format.tasks import AnnotatedTask
-from my_backend import files
 from my_backend.errors import Stopped, TakenOver, TrainingError
-from my_backend.files import Damaged
 from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state, note, noting
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob, as_json
 from my_backend.jobs.store import JobStore
@@ -25,12 +18,12 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import MediaRequest
 from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections, as_tasks
-from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.page_summaries import PageSummary, digest_of_annotations
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import random_sample
 from my_backend.projects.registry import Projects
+from my_backend.projects.sent_annotations import SET_ASIDE, SentAnnotations, are_tasks
 from my_backend.projects.versions import Versions, without_secrets
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
@@ -39,13 +32,7 @@ from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 
-# Annotated tasks sent with POST /train; kept until a version has learned them.
-KEPT_ANNOTATIONS = "annotations.json"
-SET_ASIDE = "annotations-set-aside.json"  # the last ones that couldn't be learned, for people to inspect
-UNREADABLE = "unreadable"  # not JSON, so it counts as damaged
-
 Json = dict[str, Any]
-_TASKS = TypeAdapter(list[AnnotatedTask])
 
 
 class _Overtaken(Exception):
@@ -70,16 +57,15 @@ class TrainingJob:
 
     def __call__(self, running: RunningJob) -> Json:
         """Returns the names of the published versions and what `fit` reported about them; raises BackendError."""
-        kept = self._projects.folder(running.job.project) / KEPT_ANNOTATIONS
-        kept_text = _read_kept(kept)
-        set_aside = self._what_blocks(running, kept, kept_text)
+        sent = SentAnnotations(self._projects.folder(running.job.project))
+        sent_text = sent.read()
+        set_aside = self._what_blocks(running, sent, sent_text)
         if set_aside:
             log.warning("%s", set_aside)
-            if _read_kept(kept) == kept_text:  # otherwise new ones have come since
-                os.replace(kept, kept.with_name(SET_ASIDE))
-            kept_text = ""
+            sent.set_aside(sent_text)
+            sent_text = ""
         try:
-            result = self._learn(running, kept_text)
+            result = self._learn(running, sent_text)
         except _Overtaken:
             # All layers may just have been trained, and a head for the earlier layers would undo that. So nothing
             # counts as learned, and another correction starts from the version that is live now.
@@ -87,36 +73,36 @@ class TrainingJob:
             return {"versions": []}
         except TrainingError:
             # Annotations that can't be learned must not block Label Studio's annotations forever.
-            _forget_kept(kept, kept_text)
+            sent.forget(sent_text)
             raise
         except Stopped as stopped:
             # They were sent for a full training: they are dropped with it, unless another attempt continues with them.
             goes_on = isinstance(stopped, TakenOver) or str(stopped) == SHUTDOWN
             if running.job.kind == "full" and not goes_on:
-                _forget_kept(kept, kept_text)
+                sent.forget(sent_text)
             raise
-        _forget_kept(kept, kept_text)
+        sent.forget(sent_text)
         return {**result, "set_aside": set_aside} if set_aside else result
 
-    def _what_blocks(self, running: RunningJob, kept: Path, text: str) -> str:
+    def _what_blocks(self, running: RunningJob, sent: SentAnnotations, text: str) -> str:
         """Returns why no job can learn the annotations sent with a request; "" if a job can, or there are none.
 
         They take precedence over Label Studio's annotations, so they would block those forever.
         """
         if not text:
             return ""
-        came = files.changed_ns(kept) / 1e9
+        came = sent.came_ns() / 1e9
         failed = [job for job in self._store.of_project(running.job.project) if job.status == "failed"]
         failures = sum(max(1, job.futile) for job in failed if (job.started or 0.0) > came)
         if failures >= MAX_ATTEMPTS:
             why = f"{failures} training runs on them failed"
-        elif not _are_tasks(text):
+        elif not are_tasks(text):
             why = "the file is damaged"
         else:
             return ""
         return f"The annotations sent with POST /train were moved to {SET_ASIDE}: {why}."
 
-    def _learn(self, running: RunningJob, kept_text: str) -> Json:
+    def _learn(self, running: RunningJob, sent_text: str) -> Json:
         job = running.job
         folder = self._projects.folder(job.project)
         running.progress({"phase": "reading annotations"})
@@ -124,9 +110,9 @@ class TrainingJob:
         changed = changes.count()
         with noting(folder):
             before = learned_state(folder)
-        if kept_text:
+        if sent_text:
             project, watermark = self._projects.get(job.project), ""
-            tasks = PackedTasks(json.loads(kept_text))
+            tasks = PackedTasks(json.loads(sent_text))
         elif job.kind == "head" and (followed := changes.tasks()) is not None:
             # Events already brought these tasks; `Reconciliation` compares the watermark in case an event was lost.
             project, watermark = self._projects.get(job.project), before.watermark
@@ -326,31 +312,6 @@ class TrainingJob:
             return False
 
 
-def _read_kept(kept: Path) -> str:
-    """Returns the annotations sent with a request; "" if there are none, or another job has learned them.
-
-    Also "" if they can't be opened at the moment: they stay, and `Backlog` starts a training run once they can be.
-    """
-    text = files.examine(kept, bytes.decode)
-    if text is None or (isinstance(text, Damaged) and text.unopened):
-        return ""
-    return UNREADABLE if isinstance(text, Damaged) else text or UNREADABLE  # a loss of power may leave an empty file
-
-
-def _are_tasks(text: str) -> bool:
-    try:
-        _TASKS.validate_json(text)
-    except ValidationError:
-        return False
-    return True
-
-
-def _forget_kept(kept: Path, text: str) -> None:
-    """Removes the annotations sent with a request, unless new ones have come since."""
-    if text and _read_kept(kept) == text:
-        kept.unlink(missing_ok=True)
-
-
 def _shown(outputs: list[Json]) -> Json:
     """Returns what the job's record shows of the model: what `fit` returned, without its files."""
     last = without_secrets(outputs[-1]) if outputs else {}
@@ -360,17 +321,6 @@ def _shown(outputs: list[Json]) -> Json:
 def _digest(label_config: str, summaries: Iterable[PageSummary]) -> str:
     """Returns a digest of everything that determines what is learned, independent of its order."""
     return sha256(json.dumps([label_config, digest_of_annotations(summaries)]).encode()).hexdigest()
-
-
-def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
-    """Keeps the annotated tasks of POST /train until a job has learned them; raises NotFound."""
-    with unless_deleted(projects.folder(uid)):
-        files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
-
-
-def forget_annotations(projects: Projects, uid: str) -> None:
-    """Removes the annotations of a training run that was canceled before it started."""
-    (projects.folder(uid) / KEPT_ANNOTATIONS).unlink(missing_ok=True)
 
 
 def _checked(train_output: Any) -> Json:

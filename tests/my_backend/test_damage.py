@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from my_backend.jobs.training_job import SET_ASIDE
 from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.registry import Projects
+from my_backend.projects.sent_annotations import SET_ASIDE
 from my_backend.projects.versions import Versions
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve

@@ -11,12 +11,12 @@ from my_backend.errors import NotFound
 from my_backend.jobs.learned import Learned, note, noting
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
-from my_backend.jobs.training_job import keep_annotations
 from my_backend.labeling.auto_accept.records import AcceptanceStore, Automatic
 from my_backend.labeling.runs.records import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.projects.versions import Versions
 
 UID = "7.1"
@@ -49,7 +49,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "doubt": lambda root: Projects(root).changes(UID).doubt(),
     "begin to read": lambda root: Projects(root).changes(UID).begin_reading(),
     "credentials": lambda root: Projects(root).remember_credentials(UID, Credentials("http://host", "token")),
-    "sent annotations": lambda root: keep_annotations(Projects(root), UID, []),
+    "sent annotations": lambda root: SentAnnotations(root / UID).keep([]),
     "note": _note,
     "job": lambda root: JobStore(root).add(new_job(UID, "head", "test")),
     "claim a job": _claim,

@@ -3,8 +3,8 @@
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.jobs.record import EMBED, Job, Kind, Status
-from my_backend.jobs.training_job import forget_annotations
 from my_backend.projects.embeddings import Embeddings
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.web.api.responses import Answer, ModelVersion
 from my_backend.web.bodies import JobRequest, Json
 from my_backend.web.endpoint import endpoint
@@ -94,7 +94,7 @@ class JobEndpoints:
         waited = self._job_store.get(job_id).status == "queued"
         job = self._queue.cancel(job_id)
         if waited and job.kind == "full" and job.status == "canceled":  # a job that has started forgets them itself
-            forget_annotations(self._projects, job.project)
+            SentAnnotations(self._projects.folder(job.project)).forget_all()
         if waited and job.kind == EMBED:
             Embeddings(self._projects.folder(job.project)).stop()
         context.now_for(project=job.project, job=job.id)

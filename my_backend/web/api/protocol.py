@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest
-from my_backend.jobs.training_job import keep_annotations
 from my_backend.metrics.counters import RequestCounts
 from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.projects.uid import project_uid
 from my_backend.web.api.jobs import StartedJob, started
 from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
@@ -168,9 +168,8 @@ class ProtocolEndpoints:
         else:
             project = find_project(self._projects, body.project)
         if body.annotations is not None:
-            keep_annotations(
-                self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
-            )
+            tasks = [task.model_dump(exclude_unset=True) for task in body.annotations]
+            SentAnnotations(self._projects.folder(project.uid)).keep(tasks)
         return started(self._queue.submit(project.uid, "full", "started manually"))
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from label_studio_format.events import Change
 from my_backend.commands.backup import back_up
 from my_backend.errors import NotFound
-from my_backend.jobs.training_job import KEPT_ANNOTATIONS, keep_annotations
 from my_backend.labeling.auto_accept.guarantee import first_sample, make_plan
 from my_backend.labeling.auto_accept.records import PlannedImage, PlannedPredictions
 from my_backend.labeling.runs.records import Labels, Run
 from my_backend.projects.registry import Credentials
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.projects.versions import UNTRAINED, Versions
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.world import World, task
@@ -337,14 +337,14 @@ def _submitted_after_a_correction(world: World) -> None:
 
 def _submitted_with_annotations(world: World) -> None:
     _sent(world)
-    keep_annotations(world.backend.projects, PROJECT, world.notes["sent"])
+    SentAnnotations(world.folder).keep(world.notes["sent"])
     world.notes["job"] = world.submit("full").id
 
 
 def _has_learned_what_was_sent(world: World, done: bool) -> None:
     """A version knows it, although the comparison with Label Studio has brought back the annotations there."""
     assert DOGS in [world.versions.get(name).train_output.get("learned") for name in world.versions.names()]
-    assert not (world.folder / KEPT_ANNOTATIONS).exists()
+    assert not SentAnnotations(world.folder).exist()
 
 
 def _sent(world: World) -> None:
@@ -354,13 +354,13 @@ def _sent(world: World) -> None:
 
 
 def _send(world: World) -> bool:
-    keep_annotations(world.backend.projects, PROJECT, world.notes["sent"])
+    SentAnnotations(world.folder).keep(world.notes["sent"])
     world.backend.queue.submit(PROJECT, "full", "POST /train")
     return True
 
 
 def _learns_what_was_sent(world: World, done: bool) -> None:
-    if (world.folder / KEPT_ANNOTATIONS).exists():
+    if SentAnnotations(world.folder).exist():
         assert not done
         world.train("full")  # the next training learns them at the latest
     assert world.learned() in ([DOGS] if done else [DOGS, world.annotated()])

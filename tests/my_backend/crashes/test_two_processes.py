@@ -7,7 +7,7 @@ import pytest
 
 from my_backend.backend import Backend
 from my_backend.errors import BackendError
-from my_backend.jobs.training_job import KEPT_ANNOTATIONS
+from my_backend.projects.sent_annotations import SentAnnotations
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.disk import Disk
 from tests.my_backend.crashes.operations import SHARED, Operation
@@ -58,7 +58,7 @@ class Pairs(Trials):
                 "pinned": sorted(map(_number, world.versions.pinned())),
                 "corrections": {one.image: one.labels for one in world.corrections.newest_first()},
                 "unlearned": backend.projects.changes(PROJECT).unlearned(),
-                "sent": (world.folder / KEPT_ANNOTATIONS).exists(),
+                "sent": SentAnnotations(world.folder).exist(),
                 "project": world.folder.exists(),
             }
 

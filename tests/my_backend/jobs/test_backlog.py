@@ -19,10 +19,10 @@ from my_backend.jobs.backlog import FIRST_PAUSE, Backlog
 from my_backend.jobs.learned import Learned, note
 from my_backend.jobs.record import Job, Kind, new_job
 from my_backend.jobs.store import JobStore
-from my_backend.jobs.training_job import keep_annotations
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Projects
+from my_backend.projects.sent_annotations import SentAnnotations
 from my_backend.projects.versions import Versions
 from tests.broken_disk import disk_error, failing
 
@@ -226,7 +226,7 @@ def test_canceled_training_is_not_started_again(watched: Watched, monkeypatch: p
 def test_canceled_full_training_is_not_started_again_although_corrections_came_meanwhile(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_annotations(watched.projects, UID, [{"id": 1}])
+    SentAnnotations(watched.folder).keep([{"id": 1}])
     assert watched.look() == ["full"]
     [full] = watched.store.unfinished()
     watched.store.save(replace(new_job(UID, "head", ""), created=full.created + 1, status="finished"))
@@ -255,7 +255,7 @@ def test_first_training_is_left_to_people(tmp_path: Path) -> None:
 
 def test_sent_annotations_are_trained_once_they_can_be_read(tmp_path: Path, unreadable: set[str]) -> None:
     watched = Watched(tmp_path / "projects")
-    keep_annotations(watched.projects, UID, [])
+    SentAnnotations(watched.folder).keep([])
     unreadable.add("annotations.json")
     assert watched.look(3) == []
 

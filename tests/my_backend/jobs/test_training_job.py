@@ -17,10 +17,11 @@ from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import MAX_ATTEMPTS, run_job
-from my_backend.jobs.training_job import KEPT_ANNOTATIONS, SET_ASIDE, TrainingJob, keep_annotations
+from my_backend.jobs.training_job import TrainingJob
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.random_order import in_random_order, keep_next
 from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.sent_annotations import SET_ASIDE, SentAnnotations
 from my_backend.projects.versions import Versions
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import Reply
@@ -77,9 +78,8 @@ def noted(client: Client) -> Learned:
     return learned_state(client.backend.projects.folder(PROJECT))
 
 
-def kept(client: Client) -> Path:
-    """Where the annotations of a train request are kept."""
-    return client.backend.projects.folder(PROJECT) / KEPT_ANNOTATIONS
+def sent(client: Client) -> SentAnnotations:
+    return SentAnnotations(client.backend.projects.folder(PROJECT))
 
 
 def test_job_learns_label_studios_annotated_tasks(connected: Client, script: Script) -> None:
@@ -367,19 +367,19 @@ def test_correction_begun_before_all_layers_went_live_is_left_to_the_next(connec
 
 def test_annotations_of_a_train_request_outlive_an_overtaken_correction(connected: Client, script: Script) -> None:
     script.block("head")
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     asked: list[str] = []
     with ThreadPoolExecutor(1) as other:
         head = other.submit(run, connected, saved(connected, "head"), asked.append)
         assert eventually(lambda: script.calls("fit"))
-        text = kept(connected).read_text()
-        kept(connected).unlink()  # so that the training that overtakes it is another one
+        text = sent(connected).path.read_text()
+        sent(connected).path.unlink()  # so that the training that overtakes it is another one
         run(connected, saved(connected, "full"))
-        kept(connected).write_text(text)
+        sent(connected).path.write_text(text)
         script.release()
     assert (head.result().status, head.result().result["versions"], asked) == ("finished", [], [PROJECT])
 
-    assert kept(connected).exists(), "nobody has learned them"
+    assert sent(connected).exist(), "nobody has learned them"
 
 
 def test_version_that_went_live_while_nothing_new_was_read_is_corrected(
@@ -498,7 +498,7 @@ def test_annotations_that_another_job_has_learned_meanwhile_are_no_error(connect
     full = connected.post("/train", TRAIN, 201)["job"]
     connected.started(full)
     connected.ended(start(connected, "head"))
-    assert not kept(connected).exists()
+    assert not sent(connected).exist()
 
     script.release()
 
@@ -527,26 +527,26 @@ def test_annotations_of_a_training_canceled_while_waiting_are_forgotten(connecte
     assert waiting != running
 
     connected.post(f"/api/jobs/{waiting}/cancel")
-    assert not kept(connected).exists()
+    assert not sent(connected).exist()
 
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     connected.post(f"/api/jobs/{waiting}/cancel")
-    assert kept(connected).exists(), "these are another request's"
+    assert sent(connected).exist(), "these are another request's"
 
 
 def test_annotations_of_a_training_canceled_before_reading_are_forgotten(connected: Client, script: Script) -> None:
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     job = saved(connected, "full")
     connected.backend.job_store.request_cancel(job)
 
     assert run(connected, job).status == "canceled"
 
-    assert not kept(connected).exists()
+    assert not sent(connected).exist()
     assert script.calls("fit") == []
 
 
 def test_annotations_of_a_training_stay_where_a_correction_is_canceled(connected: Client, script: Script) -> None:
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     script.block("head")
     job = start(connected, "head")
     connected.started(job)
@@ -559,7 +559,7 @@ def test_annotations_of_a_training_stay_where_a_correction_is_canceled(connected
 
 
 def test_annotations_of_a_training_stay_if_another_process_takes_it_over(connected: Client, script: Script) -> None:
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     store, job = connected.backend.job_store, saved(connected, "full")
     with ThreadPoolExecutor(1) as other:
         script.block("fit")
@@ -574,7 +574,7 @@ def test_annotations_of_a_training_stay_if_another_process_takes_it_over(connect
         assert eventually(taken_over)
 
     assert running.result().status == "started"
-    assert kept(connected).exists()
+    assert sent(connected).exist()
 
 
 DAMAGED = {
@@ -593,35 +593,35 @@ DAMAGED = {
 def test_damaged_annotations_are_set_aside_and_label_studios_learned(
     name: str, kind: str, connected: Client, script: Script
 ) -> None:
-    kept(connected).write_bytes(DAMAGED[name])
+    sent(connected).path.write_bytes(DAMAGED[name])
 
     job = connected.ended(start(connected, kind))
 
     assert (job.status, job.error) == ("finished", "")
     assert "damaged" in job.result["set_aside"]
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
-    assert not kept(connected).exists()
-    assert kept(connected).with_name(SET_ASIDE).read_bytes() == DAMAGED[name]
+    assert not sent(connected).exist()
+    assert sent(connected).path.with_name(SET_ASIDE).read_bytes() == DAMAGED[name]
     assert "set_aside" not in connected.ended(start(connected)).result
 
 
 def test_annotations_of_a_training_that_cannot_be_read_are_set_aside(connected: Client, script: Script) -> None:
-    kept(connected).mkdir()
+    sent(connected).path.mkdir()
 
     assert connected.ended(start(connected)).status == "finished"
 
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
-    assert kept(connected).with_name(SET_ASIDE).is_dir()
+    assert sent(connected).path.with_name(SET_ASIDE).is_dir()
 
 
 def test_annotations_that_the_disk_cannot_read_stay_for_a_later_training(
     connected: Client, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     read = files._read_once
 
     def fail(path: Path) -> bytes:
-        if path.name == KEPT_ANNOTATIONS:
+        if path == sent(connected).path:
             raise disk_error(EIO)
         return read(path)
 
@@ -631,7 +631,7 @@ def test_annotations_that_the_disk_cannot_read_stay_for_a_later_training(
     assert run(connected, saved(connected, "full")).status == "finished"
 
     assert [call["tasks"] for call in script.calls("fit")] == [[1], [9]]
-    assert not kept(connected).exists()
+    assert not sent(connected).exist()
 
 
 def test_record_of_what_was_learned_names_corrections(connected: Client) -> None:
@@ -662,22 +662,22 @@ def test_quick_training_without_news_runs_if_a_missed_image_can_be_read(
 
 
 def test_annotations_that_killed_the_process_three_times_are_set_aside(connected: Client, script: Script) -> None:
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     killed = replace(saved(connected, "full"), status="started", started=time.time(), futile=MAX_ATTEMPTS)
     assert run(connected, killed).status == "failed"
-    assert kept(connected).exists()
+    assert sent(connected).exist()
 
     job = run(connected, saved(connected, "head"))
 
     assert (job.status, "3 training runs" in job.result["set_aside"]) == ("finished", True)
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
-    assert json.loads(kept(connected).with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
+    assert json.loads(sent(connected).path.with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
 
 
 def test_annotations_that_fail_the_model_three_times_are_set_aside(connected: Client, script: Script) -> None:
     killed_before = replace(saved(connected, "full"), status="failed", started=1.0, futile=MAX_ATTEMPTS)
     connected.backend.job_store.save(killed_before)  # by what came before these
-    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    sent(connected).keep(TRAIN["annotations"])
     script.set(fit_raises="it cannot")
     for _ in range(MAX_ATTEMPTS):
         assert run(connected, saved(connected, "full")).status == "failed"
