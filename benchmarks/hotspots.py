@@ -27,7 +27,7 @@ PARTS = {
     "decoding JPEGs": "open_image",
     "resizing, cropping": "Preprocessing.__call__",
     "storing embeddings": "EmbeddingCache",
-    "storing fetched images": "Media._store",
+    "storing fetched images": "MediaCache.store",
     "fetching images": "Media.fetch",
     "passing work between threads": "lane.py",
 }

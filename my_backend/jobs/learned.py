@@ -9,7 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from my_backend import files
-from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.media import Media, MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects.deleted import unless_deleted
 
 LEARNED_FILE = "learned.json"

@@ -11,7 +11,8 @@ from label_studio_format.annotations import label_of, selected_in
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.errors import BadRequest, MediaError
-from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.media import Media, MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.serving.image_pool import ImagePool
 
 Json = dict[str, Any]

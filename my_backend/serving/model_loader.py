@@ -59,17 +59,15 @@ class ModelFactory:
 
     def open_media(self, project: Project, missed: list[MediaRequest] | None = None) -> Media:
         """Opens access to the images of a project's tasks and to its corrected images."""
-        kept = corrections_folder(project.folder)
-        credentials = self.credentials(project)
         return open_media(
             self._settings,
             self._connections,
-            credentials,
+            self.credentials(project),
             self._media_pool,
-            kept,
-            self.images,
-            missed,
-            project.uid,
+            kept=corrections_folder(project.folder),
+            counts=self.images,
+            missed=missed,
+            project=project.uid,
         )
 
     def embeddings(self) -> EmbeddingCounts:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from image_classifier.data.dataset import read_samples
 from image_classifier.training import update
 from my_backend.errors import MediaError, TrainingError
-from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.media import Media, MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects import packed_tasks
 from my_backend.projects.packed_tasks import PackedTasks
 from task_classifier import shared

@@ -16,7 +16,8 @@ from image_classifier.embedding.lane import REQUEST
 from model import ImageClassifierAPI
 from my_backend.errors import MediaError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import Media, MediaFile, media_pool, open_media
+from my_backend.label_studio.media import Media, media_pool, open_media
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.settings import Settings
 from task_classifier import shared, task_images
 from tests.task_classifier.digit_tasks import CONFIG, Digits, Json, asked, choice, fit, labeled, task

@@ -8,7 +8,8 @@ from functools import partial
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
-from my_backend.label_studio.media import MediaFile, MediaRequest
+from my_backend.label_studio.media import MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects.corrections import KEPT
 from my_backend.projects.project import Project
 from my_backend.serving.model_api import ModelAPI

@@ -19,7 +19,8 @@ from my_backend.jobs.backlog import FIRST_PAUSE, Backlog
 from my_backend.jobs.learned import Learned, note
 from my_backend.jobs.record import Job, Kind, new_job
 from my_backend.jobs.store import JobStore
-from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.media import Media, MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Projects
 from my_backend.projects.sent_annotations import SentAnnotations

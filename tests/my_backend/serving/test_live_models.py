@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings
 
 from label_studio_format import labeling_config
 from my_backend.errors import Unavailable
-from my_backend.label_studio.media import MediaFile, MediaRequest
+from my_backend.label_studio.media import MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Version, Versions

@@ -17,7 +17,7 @@ from examples.mean_color import MeanColor, mean_color
 from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
 from image_classifier.nets.weights import WeightsError
 from my_backend.errors import BadRequest, MediaError
-from my_backend.label_studio.media import MediaFile
+from my_backend.label_studio.media_cache import MediaFile
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.serving.model_api import ModelAPI, with_defaults
 from testing.http_server import FakeServer, Reply

@@ -1,0 +1,156 @@
+"""Images on disk, within a limit: their contents by digest, and for each URL a small file that names its digest."""
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from tempfile import NamedTemporaryFile
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from my_backend import files
+
+MAX_CACHE_BYTES = 20_000_000_000
+MAX_URLS = 1_000_000  # whose digests the cache keeps on disk
+MAX_KNOWN = 100_000  # of them in memory
+SETTLED_SECONDS = 60.0  # after which a new folder has been locked by the process that made it
+
+Known = dict[str, tuple[str, float]]  # URL's key → digest, fetched at
+
+_NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], float])  # digest, fetched at
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An image in the cache and the SHA-256 (hexadecimal) of its content."""
+
+    path: Path
+    digest: str
+
+
+class MediaCache:
+    """The cache that all projects and processes share; URLs are given as keys, which are file names."""
+
+    def __init__(self, folder: Path, known: Known) -> None:
+        """`known` are this process's known URLs, which save reading their files."""
+        self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
+        for directory in (self._contents, self._urls):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._known = known
+
+    def content(self, digest: str) -> Path | None:
+        """The image whose content has this SHA-256; None if there is none."""
+        path = self._contents / digest
+        return path if size_of(path) else None
+
+    @contextmanager
+    def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:
+        """Paths under which cached files stay until the end, however full the cache gets; None for a missing file.
+
+        This way a training run of several hours keeps its images. If a process is killed, the next one releases its
+        files.
+        """
+        for left in self._held.glob("*"):
+            with suppress(OSError, files.InUse):
+                if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                    with files.claimed(left / ".lock"):
+                        shutil.rmtree(left, ignore_errors=True)
+        folder = self._held / token_hex(8)
+        folder.mkdir(parents=True)
+        with files.claimed(folder / ".lock"):
+            try:
+                yield [_second_name(path, folder) for path in paths]
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def trusted(self, key: str, seconds: float) -> MediaFile | None:
+        """The image if it was fetched less than so many seconds ago."""
+        stored = self.stored(key)
+        if stored is None or time.time() - stored[1] >= seconds:
+            self._known.pop(key, None)
+            return None
+        file, fetched = stored
+        self._known[key] = (file.digest, fetched)
+        return file
+
+    def stored(self, key: str) -> tuple[MediaFile, float] | None:
+        """The image in the cache, however old, and when it was fetched (seconds since 1970)."""
+        noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
+        if noted is None or not size_of(self._contents / noted[0]):
+            return None
+        return MediaFile(self._contents / noted[0], noted[0]), noted[1]
+
+    def store(self, key: str, body: bytes) -> MediaFile:
+        """Stores an image that was just fetched from the URL with this key."""
+        digest = sha256(body).hexdigest()
+        path = self._contents / digest
+        if size_of(path) != len(body):
+            with NamedTemporaryFile(dir=self._contents, prefix=files.PART, delete=False) as part:
+                try:
+                    part.write(body)
+                    part.flush()
+                except OSError:  # the disk is full: don't leave a partial file
+                    os.unlink(part.name)
+                    raise
+            os.replace(part.name, path)
+        known = (digest, time.time())
+        files.write_json(self._urls / key, known, mode=0o600, sync="none")
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = known
+        self._trim(len(body))
+        return MediaFile(path, digest)
+
+    def _trim(self, added: int) -> None:
+        """Removes the oldest files if the cache is too large; checks at random, about once per 1% of its size written.
+
+        It is random because many short-lived processes write to the cache, and none of them could count up to 1%.
+        """
+        if random.random() >= added / (MAX_CACHE_BYTES / 100):  # noqa: S311  no secret
+            return
+        notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
+        for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
+            path.unlink(missing_ok=True)
+        stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
+        surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
+        for _, size, path in stats:
+            if surplus <= 0:
+                return
+            path.unlink(missing_ok=True)
+            surplus -= size
+
+
+def size_of(path: Path) -> int:
+    """The file's size in bytes; 0 if there is no file, or if a power failure has emptied it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _second_name(path: Path, folder: Path) -> Path | None:
+    name = folder / path.name
+    try:
+        os.link(path, name)
+    except FileExistsError:  # the same image again
+        pass
+    except FileNotFoundError:
+        return None
+    except OSError:  # no hard links here, or not a file of the cache: it stays where it is
+        return path
+    return name
+
+
+def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process trims too
+            found.append((path, path.stat()))
+    return found
