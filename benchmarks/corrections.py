@@ -113,10 +113,10 @@ def make_project(labels: int, settings: Settings) -> None:
         record = {name: classifier.record[name] for name in ("figures", "labels", "sources", "settings")}
         output = {"model_dir": str(folder), "mistakes": str(folder / "mistakes.json"), "classes": list(LABELS)}
         project.versions.publish({**output, **record}, Path(name), cause="made", choices=LABELS)
-    changes = projects.changes(UID)
-    changes.keep_tasks(
+    annotation_log = projects.annotation_log(UID)
+    annotation_log.keep_tasks(
         PackedTasks(task_of(row, LABELS[label], 0) for row, label in enumerate(truth.tolist())),
-        changes.begin_reading(),
+        annotation_log.begin_reading(),
     )
 
 
@@ -180,7 +180,7 @@ def correct(settings: Settings, row: int, label: str, change: int) -> Timed:
     annotation = task.pop("annotations")[0]
     store, versions = JobStore(settings.model_dir / "projects"), Versions(settings.model_dir / "projects" / UID)
     before, begun, processor = versions.live_name(), time.perf_counter(), time.process_time()
-    Projects.of(settings).changes(UID).add([Change(annotation, {**task, "total_annotations": 1})])
+    Projects.of(settings).annotation_log(UID).add([Change(annotation, {**task, "total_annotations": 1})])
     job = new_job(UID, "head", "annotations changed")
     store.add(job)
     of_server = time.process_time() - processor

@@ -95,7 +95,7 @@ class NotificationRefused(NotDelivered):
 
 
 class MediaError(BackendError):
-    """An image that can't be fetched or read; `reason` is one of `IMAGE_REASONS` in `metrics/counters.py`."""
+    """An image that can't be fetched or read; `reason` is one of `IMAGE_REASONS` in `counters/in_process.py`."""
 
     status = 422
 

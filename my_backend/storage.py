@@ -163,7 +163,7 @@ class Storage(Background):
                 Versions(folder).look()
                 learned_state(folder)
                 self._projects.credentials(uid)
-                self._projects.changes(uid).unlearned()
+                self._projects.annotation_log(uid).unlearned()
                 Corrections(folder).look()
                 read_order(folder)
                 self._jobs.of_project(uid)

@@ -109,7 +109,7 @@ def test_every_request_is_answered_as_label_studio_needs_it(
         assert 'value="2"' not in project.label_config
         changed = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"}
         events = [request for request in requests if (request["body"] or {}).get("action") in changed]
-        assert client.backend.projects.changes(project.uid).count() == len(events)
+        assert client.backend.projects.annotation_log(project.uid).count() == len(events)
         # The last value of `choice` has gone, so that Label Studio is to ask again.
         if trained:
             assert eventually(lambda: client.backend.serving.version_name(project.uid).startswith("v2-"))

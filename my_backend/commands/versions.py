@@ -11,8 +11,8 @@ import typer
 
 from my_backend.commands.options import AsJson, Commands, OfProject
 from my_backend.errors import BackendError
-from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
+from my_backend.projects.version_metrics import accuracy_words, read_figures
 from my_backend.projects.versions import Version, Versions
 from my_backend.published_hook.caller import repeat_call
 from my_backend.settings import read_settings

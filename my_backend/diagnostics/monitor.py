@@ -11,7 +11,7 @@ from my_backend.diagnostics.rules.connection import connection_problems
 from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
 from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.connection import read_connection
+from my_backend.label_studio.project_connection import read_connection
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects

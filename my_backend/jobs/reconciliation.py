@@ -31,7 +31,7 @@ class Reconciliation:
         """Compares the project with Label Studio."""
         try:
             if snapshot is not None and self._is_behind(project, snapshot):
-                project.changes.forget_tasks()
+                project.annotation_log.forget_tasks()
                 self._train(project.uid)
         except LabelStudioError as error:
             log.info("can't compare project %s with Label Studio: %s", project.uid, error)

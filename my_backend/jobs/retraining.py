@@ -46,7 +46,7 @@ class Retraining(Background):
     def start(self) -> None:
         """Starts the thread; also handles changes counted before a restart."""
         for project in self._projects.all():
-            if self._after and project.changes.unlearned():
+            if self._after and project.annotation_log.unlearned():
                 self._wait_for_quiet(project.uid)
         super().start()
 
@@ -59,7 +59,7 @@ class Retraining(Background):
         if not fresh:
             return
         try:
-            unlearned = self._projects.changes(project).add(fresh)
+            unlearned = self._projects.annotation_log(project).add(fresh)
         except OSError:
             # If the event is sent again, it must count. Label Studio doesn't resend it, so training reads everything.
             with self._lock:
@@ -134,7 +134,7 @@ class Retraining(Background):
                 return
             if project in self._missed:
                 self._make_good(project)
-            if self._after and self._projects.changes(project).unlearned():
+            if self._after and self._projects.annotation_log(project).unlearned():
                 self._start(project)
         except NotFound:
             pass  # the project was deleted meanwhile
@@ -146,7 +146,7 @@ class Retraining(Background):
 
     def _make_good(self, project: str) -> None:
         if project in {known.uid for known in self._projects.all()}:
-            self._projects.changes(project).doubt()
+            self._projects.annotation_log(project).doubt()
             log.info(
                 "project %s: the next training run will read all annotations because an event couldn't be saved",
                 project,

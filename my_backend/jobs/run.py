@@ -12,10 +12,10 @@ from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
+from my_backend.counters.in_process import JobCounts
 from my_backend.errors import BackendError, Stopped, TakenOver, TrainingError
 from my_backend.jobs.record import Epoch, Job, working_for
 from my_backend.jobs.store import JobStore
-from my_backend.metrics.counters import JobCounts
 from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)

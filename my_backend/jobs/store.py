@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from my_backend import files
+from my_backend.counters.on_disk import Tally
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.jobs.record import EMBED, KINDS, Job, Kind, is_job_id
-from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.deleted import unless_deleted, was_deleted
 from my_backend.projects.registry import PROJECT_FILE
 from my_backend.settings import Settings

@@ -106,14 +106,14 @@ class TrainingJob:
         job = running.job
         folder = self._projects.folder(job.project)
         running.progress({"phase": "reading annotations"})
-        changes = self._projects.changes(job.project)
-        changed = changes.count()
+        annotation_log = self._projects.annotation_log(job.project)
+        changed = annotation_log.count()
         with noting(folder):
             before = learned_state(folder)
         if sent_text:
             project, watermark = self._projects.get(job.project), ""
             tasks = PackedTasks(json.loads(sent_text))
-        elif job.kind == "head" and (followed := changes.tasks()) is not None:
+        elif job.kind == "head" and (followed := annotation_log.tasks()) is not None:
             # Events already brought these tasks; `Reconciliation` compares the watermark in case an event was lost.
             project, watermark = self._projects.get(job.project), before.watermark
             tasks = followed
@@ -123,12 +123,12 @@ class TrainingJob:
         corrections = Corrections(folder).newest_first()
         tasks.extend(as_tasks(corrections, tag) if tag else [])
         running.annotations_were_read()
-        if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
+        if 0 < self._settings.retrain_after_annotations <= annotation_log.count() - changed:
             # Annotations that came during the reading were assigned to this job, which may have missed them.
             self._submit_correction(project.uid)
         known = {one.image: one.corrected_at for one in corrections}
-        summaries = [changes.summaries.of(page, tag) for page in tasks.pages]
-        changes.summaries.keep(tasks.pages)
+        summaries = [annotation_log.summaries.of(page, tag) for page in tasks.pages]
+        annotation_log.summaries.keep(tasks.pages)
         learned = Learned(watermark, _digest(project.label_config, summaries), known, before.missed)
         # Events and comparisons may ask for what is already learned; training runs that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
@@ -144,16 +144,17 @@ class TrainingJob:
             if missed:  # perhaps nothing looked new only because these images are missing
                 same = same.without(missed)
             self._note_without_a_version(job.project, before, same)
-        changes.learned(changed)
+        annotation_log.learned(changed)
         return result
 
     def _giving_way(self, running: RunningJob, changed: int) -> Callable[[Json], None]:
         """Returns the progress of a training run on labels that are already served: it ends if enough others come."""
-        changes, after = self._projects.changes(running.job.project), self._settings.retrain_after_annotations
+        annotation_log = self._projects.annotation_log(running.job.project)
+        after = self._settings.retrain_after_annotations
 
         def progress(record: Json) -> None:
             running.progress(record)
-            if 0 < after <= changes.count() - changed:
+            if 0 < after <= annotation_log.count() - changed:
                 raise _Overtaken
 
         return progress
@@ -180,8 +181,8 @@ class TrainingJob:
                 + HOW_TO_MAKE_A_TOKEN
             )
         number = self._projects.get(uid).id
-        changes = self._projects.changes(uid)
-        count = changes.begin_reading()
+        annotation_log = self._projects.annotation_log(uid)
+        count = annotation_log.begin_reading()
         watermark = label_studio.watermark(number)
         described = label_studio.project(number)
         project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
@@ -192,7 +193,7 @@ class TrainingJob:
             running.check()
             tasks.extend(page)
         running.check()  # nothing must be kept of a project that was deleted meanwhile
-        changes.keep_tasks(tasks, count)
+        annotation_log.keep_tasks(tasks, count)
         return project, tasks, watermark
 
     def _train(

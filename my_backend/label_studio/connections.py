@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import without_password
+from my_backend.label_studio.project_connection import without_password
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
 from safe_http.session import Origin, SafeSession

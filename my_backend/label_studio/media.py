@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+from my_backend.counters.in_process import ImageCounts
 from my_backend.errors import BackendError, MediaError
 from my_backend.label_studio import data_uri
 from my_backend.label_studio.client import LabelStudio
@@ -20,7 +21,6 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media_cache import Known, MediaCache, MediaFile, size_of
 from my_backend.label_studio.media_errors import explain_status, explain_storage, is_outage, may_pass
 from my_backend.label_studio.media_urls import CLOUD, in_label_studio, url_to_request
-from my_backend.metrics.counters import ImageCounts
 from my_backend.projects.corrections import KEPT
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings

@@ -9,9 +9,9 @@ from my_backend.files import Unchanged
 from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.notifications.notice import Json, Notice
-from my_backend.projects.metrics import Figures, accuracy_words, read_figures
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
+from my_backend.projects.version_metrics import Figures, accuracy_words, read_figures
 from my_backend.projects.versions import Version
 
 WATCHED_JOBS = 10  # the newest of each project, of each kind

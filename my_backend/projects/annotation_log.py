@@ -43,7 +43,7 @@ _KEPT = TypeAdapter(_Kept)
 _EVENT = TypeAdapter(list[Change])
 
 
-class Changes:
+class AnnotationLog:
     """The annotation log of one project, in its folder; safe for any number of processes and threads.
 
     What changes it raises NotFound if the project was deleted.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from my_backend.projects.metrics import accuracy_words, read_figures, read_labels
+from my_backend.projects.version_metrics import accuracy_words, read_figures, read_labels
 from safe_http.redaction import redact
 
 CARD_FILE = "README.md"

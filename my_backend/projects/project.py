@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from label_studio_format.labeling_config import LabelConfig, parse_label_config
-from my_backend.projects.annotation_log import Changes
+from my_backend.projects.annotation_log import AnnotationLog
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.versions import Versions
 
@@ -37,9 +37,9 @@ class Project:
         return Versions(self.folder)
 
     @property
-    def changes(self) -> Changes:
+    def annotation_log(self) -> AnnotationLog:
         """Returns the annotation log."""
-        return Changes(self.folder)
+        return AnnotationLog(self.folder)
 
     @property
     def corrections(self) -> Corrections:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.files import Damaged
-from my_backend.projects.annotation_log import Changes
+from my_backend.projects.annotation_log import AnnotationLog
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project
 from my_backend.projects.versions import POINTER_FILE
@@ -235,9 +235,9 @@ class Projects:
         self._set(project, files.changed_ns(path))
         return project
 
-    def changes(self, uid: str) -> Changes:
+    def annotation_log(self, uid: str) -> AnnotationLog:
         """Returns the project's annotation log."""
-        return Changes(self.folder(uid))
+        return AnnotationLog(self.folder(uid))
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
         """Stores credentials in a file that only the owner can read; raises NotFound if the project was deleted."""

@@ -20,8 +20,8 @@ from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
 from my_backend.projects.deleted import unless_deleted
-from my_backend.projects.metrics import like_the_newest, read_figures
 from my_backend.projects.model_card import CARD_FILE, model_card
+from my_backend.projects.version_metrics import like_the_newest, read_figures
 from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from typing import Any
 from my_backend.errors import BackendError
 from my_backend.jobs.record import Epoch, read_epochs
 from my_backend.named_import import import_named
-from my_backend.projects.metrics import Point, read_figures, read_labels
 from my_backend.projects.model_card import CARD_FILE
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
+from my_backend.projects.version_metrics import Point, read_figures, read_labels
 from my_backend.projects.versions import Version
 from my_backend.settings import Settings
 

@@ -158,7 +158,7 @@ def export_version(settings: Settings, project: str, version: str, folder: str) 
         new_model = ModelFactory(settings, projects, Connections(settings), pool)
         found = projects.get(project)
         model = new_model(found, found.versions.get(version))
-        tasks: Sequence[Json] = found.changes.tasks() or []
+        tasks: Sequence[Json] = found.annotation_log.tasks() or []
         return model.export_onnx(Path(folder), tasks[:: max(1, len(tasks) // COMPARED_TASKS)][:COMPARED_TASKS])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

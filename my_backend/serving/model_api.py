@@ -80,7 +80,7 @@ class ModelAPI:
         - `label_config`: the project's current one
         - `deadline`: when the predictions are due, in seconds of the monotonic clock
         - `failed(position, why, reason)`: call it for each image that can't be read, with the task's position, a
-          sentence, and one of `my_backend.metrics.counters.REASONS`
+          sentence, and one of `my_backend.counters.in_process.REASONS`
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `predict`")
 

@@ -3,10 +3,10 @@
 import gc
 import sys
 
+from my_backend.counters.in_process import EmbeddingCounts, ImageCounts
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaPool, MediaRequest, open_media
-from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.named_import import import_named
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.embeddings import embeddings_folder

@@ -3,7 +3,7 @@
 from flask import Flask, Response
 
 from my_backend.backend import Backend
-from my_backend.metrics.counters import RequestCounts
+from my_backend.counters.in_process import RequestCounts
 from my_backend.web.api.accepting import AcceptEndpoints
 from my_backend.web.api.embeddings import EmbeddingEndpoints
 from my_backend.web.api.image_map import MapEndpoints

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from my_backend.projects.annotation_log import Changes
+from my_backend.projects.annotation_log import AnnotationLog
 from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
@@ -166,8 +166,8 @@ def test_events_keep_the_annotated_tasks_as_label_studio_has_them(
 
     exported = facts(label_studio.export(project))
     # Label Studio waits only a second for an event's answer, so the last one may not be stored yet.
-    wait_for(lambda: facts(Changes(folder).tasks() or []) == exported, "the tasks as Label Studio has them")
-    known = Changes(folder).tasks()
+    wait_for(lambda: facts(AnnotationLog(folder).tasks() or []) == exported, "the tasks as Label Studio has them")
+    known = AnnotationLog(folder).tasks()
     assert known is not None
     assert len(known) == len(truth) - len(others) + 3
 

@@ -79,9 +79,9 @@ def _read_all(backend: Backend) -> None:
     backend.projects.refresh()
     backend.storage._read_all()
     backend.job_store.tally.sums()
-    changes = backend.projects.changes(PROJECT)
-    if tasks := changes.tasks():
-        digest_of_annotations([changes.summaries.of(page) for page in (*tasks.pages, PAGE)])
+    annotation_log = backend.projects.annotation_log(PROJECT)
+    if tasks := annotation_log.tasks():
+        digest_of_annotations([annotation_log.summaries.of(page) for page in (*tasks.pages, PAGE)])
     Embeddings(backend.projects.folder(PROJECT)).wanted()
     backend.recent.of(PROJECT)
     with suppress(BackendError):

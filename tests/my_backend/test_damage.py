@@ -117,7 +117,7 @@ def test_damaged_file_of_one_project_leaves_the_others_alone_and_is_said(
             if name in READ_BY_TRAININGS:
                 job = client.post("/webhook", {"action": "START_TRAINING", "project": {**described(uid)}}, 201)["job"]
                 client.ended(job)
-                client.backend.projects.changes(uid).tasks()
+                client.backend.projects.annotation_log(uid).tasks()
         expected = {
             uid
             for uid, (way, _) in damaged.items()

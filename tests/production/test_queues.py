@@ -63,7 +63,7 @@ class Queueing:
             label_studio.annotate(project, 1, "Cat")
 
     def submit(self, project: int, kind: Kind = "full") -> Job:
-        self.projects.changes(uid(project)).forget_tasks()  # no events come here: Label Studio is to be asked
+        self.projects.annotation_log(uid(project)).forget_tasks()  # no events come here: Label Studio is to be asked
         return self.queue.submit(uid(project), kind, "test")
 
     def job(self, job: Job) -> Job:

@@ -23,8 +23,8 @@ from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.diagnostics.rules.versions import all_versions_missing, live_version_missing
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.label_studio.client import Blocking, LabelStudio
-from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.project_connection import PRIVATE_EXAMPLE, ProjectConnection, read_connection
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.label_studio.task_pages import oldest_and_newest
 from my_backend.projects.project import Project
@@ -128,7 +128,7 @@ def _asked(
     yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(problems))
 
 
-def _reported(connection: Connection) -> str:
+def _reported(connection: ProjectConnection) -> str:
     """The connection's state in Label Studio's words."""
     if not connection.backends:
         return "none"
@@ -160,7 +160,7 @@ def check_lost_versions(project: Project, versions: Versions, predicted: list[st
     return Check("versions", problems=(all_versions_missing(project.uid, before[0]),))
 
 
-def check_models(project: Project, connection: Connection, live: str) -> Check:
+def check_models(project: Project, connection: ProjectConnection, live: str) -> Check:
     """Which model Label Studio asks if a project has several; `live` is this backend's live version."""
     count = len(connection.backends)
     said = "one" if count == 1 else "none"
@@ -169,7 +169,7 @@ def check_models(project: Project, connection: Connection, live: str) -> Check:
     return Check("models", said, tuple(model_count_problems(project, connection, live)))
 
 
-def check_shown(project: Project, connection: Connection, live: str) -> Check:
+def check_shown(project: Project, connection: ProjectConnection, live: str) -> Check:
     """Whether Label Studio shows this backend's predictions to annotators."""
     shown = str(connection.project.get("model_version") or "")
     said = f"those from {shown}" if shown else "none chosen yet"
@@ -178,7 +178,7 @@ def check_shown(project: Project, connection: Connection, live: str) -> Check:
     return Check("predictions shown", said, tuple(shown_version_problems(project, connection, live)))
 
 
-def check_training_rule(project: Project, connection: Connection) -> Check:
+def check_training_rule(project: Project, connection: ProjectConnection) -> Check:
     """Whether Label Studio requests a full training run after every annotation."""
     said = "started by the button and by annotation events"
     return Check("training", said, tuple(training_rule_problems(project, connection)))

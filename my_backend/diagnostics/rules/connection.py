@@ -8,8 +8,8 @@ from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, DeleteWebh
 from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.diagnostics.rules.wording import sentence
 from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking
-from my_backend.label_studio.connection import (
-    Connection,
+from my_backend.label_studio.project_connection import (
+    ProjectConnection,
     sends_credentials,
     webhook_url,
     without_password,
@@ -25,7 +25,7 @@ BasicAuth = tuple[str, str] | None
 WEBHOOKS = "In the project's Settings → Webhooks"
 
 
-def connection_problems(project: Project, found: Connection, basic_auth: BasicAuth) -> list[Problem]:
+def connection_problems(project: Project, found: ProjectConnection, basic_auth: BasicAuth) -> list[Problem]:
     """What keeps the project's model or its annotation events from working, then surplus webhooks."""
     if not found.backends:
         main = [not_connected(project, found.blocking)]
@@ -63,7 +63,7 @@ def no_project(blocking: Blocking | None) -> Problem:
     )
 
 
-def _disconnected(project: Project, found: Connection) -> Problem:
+def _disconnected(project: Project, found: ProjectConnection) -> Problem:
     if found.blocking and found.blocking.models:
         return _blocked(project, found.address, found.blocking)
     backend, url = found.backends[0], without_password(found.address)
@@ -92,7 +92,7 @@ def _how_to_allow(blocking: Blocking) -> str:
     return f"start Label Studio with {missing}=false as well, or with USE_DEFAULT_BANNED_SUBNETS=false alone"
 
 
-def _event_problems(project: Project, found: Connection, basic_auth: BasicAuth) -> list[Problem]:
+def _event_problems(project: Project, found: ProjectConnection, basic_auth: BasicAuth) -> list[Problem]:
     """What keeps annotation events from arriving here."""
     active = found.event_webhooks
     if found.blocking and found.blocking.webhooks:
@@ -110,7 +110,7 @@ def _event_problems(project: Project, found: Connection, basic_auth: BasicAuth) 
     return []
 
 
-def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth) -> Problem:
+def _webhook_missing(project: Project, found: ProjectConnection, basic_auth: BasicAuth) -> Problem:
     own = found.own_backends
     url = webhook_url((own or found.backends)[0])
     if existing := found.webhooks_of(found.backends):
@@ -129,7 +129,7 @@ def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth)
     )
 
 
-def _webhook_without_password(project: Project, found: Connection, basic_auth: tuple[str, str]) -> Problem:
+def _webhook_without_password(project: Project, found: ProjectConnection, basic_auth: tuple[str, str]) -> Problem:
     own = [one for one in found.webhooks_of(found.own_backends) if one in found.event_webhooks]
     header = {"Authorization": password_header(*basic_auth)}
     fixes = [_change(one, "add the password to", {"headers": {**(one.get("headers") or {}), **header}}) for one in own]
@@ -147,7 +147,7 @@ def _change(webhook: Json, verb: str, fields: Mapping[str, Any]) -> Fix:
     return Fix(f"{verb} the webhook {without_password(str(webhook['url']))}", ChangeWebhook(webhook["id"], fields))
 
 
-def _duplicate_webhooks(project: Project, found: Connection) -> Iterator[Problem]:
+def _duplicate_webhooks(project: Project, found: ProjectConnection) -> Iterator[Problem]:
     """Several webhooks with the same URL; the fixes delete all but the best of them."""
     by_url: dict[str, list[Json]] = {}
     for webhook in found.event_webhooks:
@@ -165,7 +165,7 @@ def _duplicate_webhooks(project: Project, found: Connection) -> Iterator[Problem
             )
 
 
-def _orphaned_webhooks(project: Project, found: Connection) -> Iterator[Problem]:
+def _orphaned_webhooks(project: Project, found: ProjectConnection) -> Iterator[Problem]:
     for webhook in found.webhooks:
         if _is_orphaned(webhook, found):
             url = without_password(str(webhook["url"]))
@@ -178,7 +178,7 @@ def _orphaned_webhooks(project: Project, found: Connection) -> Iterator[Problem]
             )
 
 
-def _is_orphaned(webhook: Json, found: Connection) -> bool:
+def _is_orphaned(webhook: Json, found: ProjectConnection) -> bool:
     """Whether it looks like a webhook that Label Studio added for a model and kept when the model was removed."""
     as_made = webhook.get("send_for_all_actions") and set(webhook.get("headers") or {}) <= {"Authorization"}
     url = str(webhook.get("url"))

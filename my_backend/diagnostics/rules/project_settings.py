@@ -5,14 +5,14 @@ from urllib.parse import urlsplit
 
 from my_backend.diagnostics.actions import ChooseModel
 from my_backend.diagnostics.problem import Fix, Problem
-from my_backend.label_studio.connection import Connection
+from my_backend.label_studio.project_connection import ProjectConnection
 from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED, is_version_name
 
 Json = dict[str, Any]
 
 
-def model_count_problems(project: Project, found: Connection, live: str) -> list[Problem]:
+def model_count_problems(project: Project, found: ProjectConnection, live: str) -> list[Problem]:
     """Several models, of which Label Studio asks another one; `live` is this backend's live version."""
     if len(found.backends) < 2:
         return []
@@ -39,7 +39,7 @@ def _address(backend: Json) -> str:
     return urlsplit(str(backend.get("url"))).netloc.rpartition("@")[2]
 
 
-def shown_version_problems(project: Project, found: Connection, live: str) -> list[Problem]:
+def shown_version_problems(project: Project, found: ProjectConnection, live: str) -> list[Problem]:
     """Annotators see the stored predictions of an older version."""
     shown = str(found.project.get("model_version") or "")
     titles = [str(backend.get("title")) for backend in found.backends]
@@ -57,7 +57,7 @@ def shown_version_problems(project: Project, found: Connection, live: str) -> li
     ]
 
 
-def training_rule_problems(project: Project, found: Connection) -> list[Problem]:
+def training_rule_problems(project: Project, found: ProjectConnection) -> list[Problem]:
     """Label Studio requests a full training run after every annotation."""
     if found.project.get("min_annotations_to_start_training") != 1:
         return []

@@ -14,6 +14,8 @@ from typing import Literal
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import context, files
 from my_backend.background import Background
+from my_backend.counters.in_process import LabelingCounts
+from my_backend.counters.on_disk import Tally
 from my_backend.errors import (
     BackendError,
     BadRequest,
@@ -29,8 +31,6 @@ from my_backend.label_studio.connections import Connections
 from my_backend.labeling.runs.attempt import undo, write
 from my_backend.labeling.runs.project_tasks import ProjectTasks
 from my_backend.labeling.runs.records import Labels, Run, RunKind, RunStore
-from my_backend.metrics.counters import LabelingCounts
-from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from safe_http.redaction import redact, said

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.backend import Backend
+from my_backend.counters.in_process import RequestCounts
 from my_backend.errors import BadRequest
-from my_backend.metrics.counters import RequestCounts
 from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials
@@ -134,13 +134,13 @@ class ProtocolEndpoints:
         elif body.action.startswith(
             "REVIEW"
         ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
-            found.changes.forget_tasks()  # they don't include the current annotation
+            found.annotation_log.forget_tasks()  # they don't include the current annotation
             self._backend.retraining.changed(found.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(found, body.tasks)
             self._backend.prediction_refresh.imported(found.uid)
         elif body.action == "TASKS_DELETED":
-            found.changes.forget_tasks()  # their annotations are deleted without an event
+            found.annotation_log.forget_tasks()  # their annotations are deleted without an event
             self._backend.recent.forget(found.uid, _numbers(task.get("id") for task in body.tasks))
         return {"status": "ok", "action": body.action}
 

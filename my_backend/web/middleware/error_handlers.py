@@ -7,8 +7,8 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from my_backend import context, files
+from my_backend.counters.in_process import RequestCounts
 from my_backend.errors import BackendError
-from my_backend.metrics.counters import RequestCounts
 from my_backend.web.bodies import Json
 from my_backend.web.browser import wants_page
 from safe_http.redaction import shortened

@@ -11,7 +11,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from flask import Flask, Response, request
 
 from my_backend import context
-from my_backend.metrics.counters import RequestCounts
+from my_backend.counters.in_process import RequestCounts
 from safe_http.redaction import shortened
 
 log = logging.getLogger(__name__)

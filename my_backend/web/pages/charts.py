@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from my_backend.projects.metrics import Bin, Forecast
+from my_backend.projects.version_metrics import Bin, Forecast
 from my_backend.web.pages.curves import Points, spread
 
 WIDTH, HEIGHT = 640, 200

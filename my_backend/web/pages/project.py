@@ -68,7 +68,7 @@ def project_view(backend: Backend, project: Project, shown_jobs: int = SHOWN_JOB
         connection=_connection(backend, project),
         live_name=live_name,
         live=_live(backend, project, live_name),
-        unlearned=project.changes.unlearned(),
+        unlearned=project.annotation_log.unlearned(),
         running=[training_view(job) for job in unfinished if job.status == "started"],
         waiting=[training_view(job) for job in unfinished if job.status == "queued"],
         ended=[view for view in views if not view.job.unfinished][:shown_jobs],

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from my_backend.label_studio.connection import without_password
 from my_backend.label_studio.media import Media, MediaRequest
 from my_backend.label_studio.media_cache import MediaFile
+from my_backend.label_studio.project_connection import without_password
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake
 from safe_http.session import Origin

@@ -13,8 +13,8 @@ from my_backend.backend import Backend
 from my_backend.errors import Conflict, NotFound
 from my_backend.labeling.auto_accept.guarantee import PERCENTS
 from my_backend.log.recent import recent_lines
-from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.project import Project
+from my_backend.projects.version_metrics import like_the_newest
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED
 from my_backend.settings import Shown, settings_in_force
 from my_backend.web.bodies import Json

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from label_studio_format.labeling_history import LabelingHistory
 from my_backend import files
 from my_backend.jobs.record import read_epochs
-from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_history, read_labels
+from my_backend.projects.version_metrics import ClassFigures, Figures, read_figures, read_history, read_labels
 from my_backend.projects.versions import Version, Versions
 from my_backend.web.pages.curves import Curves, Points, curves_of, shown_number
 

@@ -12,9 +12,9 @@ from prometheus_client.samples import Sample
 
 from my_backend import files
 from my_backend.backend import Backend
+from my_backend.counters.in_process import JobCounts, LabelingCounts, RequestCounts
+from my_backend.counters.on_disk import Sums, key_of
 from my_backend.jobs.record import KINDS, OUTCOMES
-from my_backend.metrics.counters import JobCounts, LabelingCounts, RequestCounts
-from my_backend.metrics.persistent_counters import Sums, key_of
 from my_backend.web.endpoint import endpoint
 from my_backend.web.prometheus.gauges import Gauges, newest
 

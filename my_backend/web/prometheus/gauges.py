@@ -15,8 +15,8 @@ from my_backend.errors import NotFound
 from my_backend.jobs.record import KINDS, UNFINISHED, Job
 from my_backend.projects.annotation_log import COUNT_FILE
 from my_backend.projects.embeddings import WANTED_FILE, Embeddings
-from my_backend.projects.metrics import Figures, read_figures, read_labels
 from my_backend.projects.project import Project
+from my_backend.projects.version_metrics import Figures, read_figures, read_labels
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.storage import read_disks
 
@@ -147,7 +147,7 @@ class Gauges:
             "project",
         )
         for project in projects:
-            unlearned = self._unchanged(project.folder / COUNT_FILE, project.changes.unlearned)
+            unlearned = self._unchanged(project.folder / COUNT_FILE, project.annotation_log.unlearned)
             waiting.add_metric([project.uid], unlearned)
         yield waiting
 

@@ -35,9 +35,9 @@ def model_dir(tmp_path: Path) -> Path:
     versions = versions_in(folder)
     versions.copy_from(live_in(folder), cause="the same again", choices=("Cat",))
     versions.pin(versions.names()[0])
-    changes = projects.changes(UID)
-    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
-    changes.add([Change({"id": 1})])
+    annotation_log = projects.annotation_log(UID)
+    annotation_log.keep_tasks(PackedTasks([]), annotation_log.begin_reading())
+    annotation_log.add([Change({"id": 1})])
     others = ("corrections/0123.json", "jobs/head-1.json", "work/head-1/checkpoint", "embeddings/0/0-1-1-1", ".lock")
     for name in others:
         path = projects.folder(UID) / name
@@ -81,8 +81,8 @@ def test_backup_is_a_model_dir_with_all_but_what_label_studio_tells_again(model_
     }
     assert contents(backup) == expected
     assert Projects(backup / "projects").get(UID).title == "Pets"
-    assert Projects(backup / "projects").changes(UID).unlearned() == 1
-    assert Projects(backup / "projects").changes(UID).tasks() is None
+    assert Projects(backup / "projects").annotation_log(UID).unlearned() == 1
+    assert Projects(backup / "projects").annotation_log(UID).tasks() is None
     assert versions_in(backup).live_name() == versions_in(model_dir).live_name()
     assert versions_in(backup).pinned() == versions_in(model_dir).pinned()
     assert str(backup) in live_in(backup).train_output["model_dir"]

@@ -281,7 +281,7 @@ class TwoServers(RuleBasedStateMachine):
             live=0 if live == UNTRAINED else _number(live),
             pinned=frozenset(map(_number, world.versions.pinned())),
             corrections=frozenset((one.image, one.labels[0]) for one in world.corrections.newest_first()),
-            unlearned=projects.changes(PROJECT).unlearned(),
+            unlearned=projects.annotation_log(PROJECT).unlearned(),
         )
 
     def _facts(self, tasks: dict[int, str]) -> frozenset[str]:

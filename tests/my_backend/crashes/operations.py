@@ -261,7 +261,7 @@ def _labeled_once_more(world: World) -> None:
         told = world.annotate(number)
         world.notes["event"] = Change(told["annotations"][0], {"id": number, "data": told["data"]})
         if number == 4:
-            world.backend.projects.changes(PROJECT).add([world.notes["event"]])
+            world.backend.projects.annotation_log(PROJECT).add([world.notes["event"]])
 
 
 def _event(world: World) -> bool:
@@ -270,7 +270,7 @@ def _event(world: World) -> bool:
 
 
 def _is_counted(world: World, done: bool) -> None:
-    unlearned = world.backend.projects.changes(PROJECT).unlearned()
+    unlearned = world.backend.projects.annotation_log(PROJECT).unlearned()
     assert unlearned >= 1, "an event that was acknowledged is forgotten"
 
 

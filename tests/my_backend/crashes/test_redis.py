@@ -71,7 +71,7 @@ class Loop:
         full = queue.submit(PROJECT, "full", "Start training was pressed")
         self._carry_out(queue)
         world.annotate(4)
-        world.backend.projects.changes(PROJECT).forget_tasks()
+        world.backend.projects.annotation_log(PROJECT).forget_tasks()
         head = queue.submit(PROJECT, "head", "annotations changed")
         canceled = queue.submit(PROJECT, "full", "Start training was pressed")
         queue._tick()

@@ -57,7 +57,7 @@ class Pairs(Trials):
                 "live": world.versions.live_name().partition("-")[0],
                 "pinned": sorted(map(_number, world.versions.pinned())),
                 "corrections": {one.image: one.labels for one in world.corrections.newest_first()},
-                "unlearned": backend.projects.changes(PROJECT).unlearned(),
+                "unlearned": backend.projects.annotation_log(PROJECT).unlearned(),
                 "sent": SentAnnotations(world.folder).exist(),
                 "project": world.folder.exists(),
             }

@@ -235,7 +235,7 @@ class World:
         """What a server does when it starts: it continues what is left, learns from events, and compares."""
         backend = self.backend
         for uid in {project.uid for project in backend.projects.all()}:
-            if backend.projects.changes(uid).unlearned():
+            if backend.projects.annotation_log(uid).unlearned():
                 self.submit("head", uid)
             client = backend.connections.label_studio()
             assert client

@@ -31,7 +31,7 @@ def projects(tmp_path: Path, label_studio: FakeLabelStudio) -> Projects:
     Versions(folder).publish({}, folder, cause="", choices=())
     learned = {"watermark": snapshot(label_studio.url, label_studio.pat).watermark(), "digest": ""}
     (folder / LEARNED_FILE).write_text(json.dumps(learned))
-    projects.changes(PROJECT).keep_tasks(PackedTasks([]), projects.changes(PROJECT).begin_reading())
+    projects.annotation_log(PROJECT).keep_tasks(PackedTasks([]), projects.annotation_log(PROJECT).begin_reading())
     label_studio.server.seen.clear()
     return projects
 
@@ -49,11 +49,11 @@ def trained(projects: Projects, seen: Snapshot | None) -> list[str]:
 
 def test_changed_annotations_are_read_and_learned(projects: Projects, label_studio: FakeLabelStudio) -> None:
     assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == []
-    assert projects.changes(PROJECT).tasks() is not None
+    assert projects.annotation_log(PROJECT).tasks() is not None
 
     label_studio.updated_at = "2026-11-27T00:00:00Z"
     assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == [PROJECT]
-    assert projects.changes(PROJECT).tasks() is None
+    assert projects.annotation_log(PROJECT).tasks() is None
 
 
 def test_version_that_is_being_published_is_compared_at_the_next_visit(

@@ -64,7 +64,7 @@ def test_training_begins_with_the_nth_change(start: Start, trained: list[str], p
     retraining.changed("7.1", CREATED, [event(2)])
 
     assert trained == ["7.1"]
-    assert projects.changes("7.1").unlearned() == 3
+    assert projects.annotation_log("7.1").unlearned() == 3
 
 
 def test_one_training_follows_a_labeling_run(projects: Projects, trained: list[str]) -> None:
@@ -155,9 +155,9 @@ def test_event_that_comes_twice_counts_once(start: Start, trained: list[str], pr
     for _ in range(3):
         retraining.changed("7.1", CREATED, [event(1)])
 
-    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
+    assert (trained, projects.annotation_log("7.1").unlearned()) == ([], 1)
     retraining.changed("7.1", "ANNOTATION_UPDATED", [event(1, "later")])
-    assert (trained, projects.changes("7.1").unlearned()) == (["7.1"], 2)
+    assert (trained, projects.annotation_log("7.1").unlearned()) == (["7.1"], 2)
 
 
 def test_only_so_many_events_are_remembered(start: Start, projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_only_so_many_events_are_remembered(start: Start, projects: Projects, mo
     for number in (1, 2, 1, 3, 1, 2):
         retraining.changed("7.1", CREATED, [event(number)])
 
-    assert projects.changes("7.1").unlearned() == 4  # 2 was forgotten when 3 came
+    assert projects.annotation_log("7.1").unlearned() == 4  # 2 was forgotten when 3 came
 
 
 def test_events_take_the_same_memory_however_long_their_texts_are(start: Start, projects: Projects) -> None:
@@ -175,7 +175,7 @@ def test_events_take_the_same_memory_however_long_their_texts_are(start: Start, 
     change = Change({"id": "x" * 1_000_000, "updated_at": "y" * 1_000_000}, {})
     for _ in range(2):
         retraining.changed("7.1", "REVIEW_CREATED" + "z" * 1_000_000, [change])
-    assert projects.changes("7.1").unlearned() == 1
+    assert projects.annotation_log("7.1").unlearned() == 1
     assert [len(event) for event in retraining._seen] == [32]
 
 
@@ -219,7 +219,7 @@ def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
     retraining = start(2)
     retraining.changed("7.1", CREATED, [event(1), event(2)])
     assert trained == ["7.1"]
-    projects.changes("7.1").learned(projects.changes("7.1").count())
+    projects.annotation_log("7.1").learned(projects.annotation_log("7.1").count())
     retraining.changed("8.1", CREATED, [event(1)])
 
     now += 31
@@ -237,9 +237,9 @@ def test_change_missed_while_a_job_read_is_trained_when_it_is_quiet(
     monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 30.0)
     retraining = start(1)
     retraining.changed("7.1", CREATED, [event(1)])
-    read = projects.changes("7.1").count()
+    read = projects.annotation_log("7.1").count()
     retraining.changed("7.1", CREATED, [event(2)])  # the queue answers the job that is just reading
-    projects.changes("7.1").learned(read)
+    projects.annotation_log("7.1").learned(read)
     assert trained == ["7.1"] * 2
 
     now += 31
@@ -257,7 +257,7 @@ def test_zero_counts_but_never_trains(
     retraining.changed("7.1", CREATED, [event(1)])
     retraining.stop()
 
-    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
+    assert (trained, projects.annotation_log("7.1").unlearned()) == ([], 1)
 
 
 def test_changes_from_before_a_restart_are_trained_when_it_is_quiet(
@@ -300,19 +300,19 @@ def test_event_that_could_not_be_kept_is_refused_and_made_good(
 ) -> None:
     for name in ("QUIET_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(f"my_backend.jobs.retraining.{name}", 0.02)
-    changes = projects.changes("7.1")
-    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
+    annotation_log = projects.annotation_log("7.1")
+    annotation_log.keep_tasks(PackedTasks([]), annotation_log.begin_reading())
     retraining = Retraining(projects, 100, trained.append)
     retraining.start()
 
     with broken_disk(number), pytest.raises(OSError, match=re.escape(os.strerror(number))):
         retraining.changed("7.1", CREATED, [event(1)])
     assert eventually(lambda: trained == ["7.1"])
-    assert (changes.tasks(), changes.unlearned()) == (None, 1)
+    assert (annotation_log.tasks(), annotation_log.unlearned()) == (None, 1)
 
     retraining.changed("7.1", CREATED, [event(1)])  # whoever sends it again is heard
     retraining.stop()
-    assert changes.unlearned() == 2
+    assert annotation_log.unlearned() == 2
 
 
 def test_events_from_many_threads_are_all_counted(start: Start, projects: Projects, trained: list[str]) -> None:
@@ -328,5 +328,5 @@ def test_events_from_many_threads_are_all_counted(start: Start, projects: Projec
     for thread in threads:
         thread.join()
 
-    assert projects.changes("7.1").unlearned() == 40
+    assert projects.annotation_log("7.1").unlearned() == 40
     assert trained == ["7.1"]

@@ -160,20 +160,20 @@ def test_version_is_held_back_where_the_model_says_why(connected: Client, script
 
 def test_changes_that_were_learned_count_no_more(connected: Client, label_studio: FakeLabelStudio) -> None:
     projects = connected.backend.projects
-    projects.changes(PROJECT).add(3 * [CHANGE])
-    label_studio.before_tasks = lambda: projects.changes(PROJECT).add(2 * [CHANGE]) and None
+    projects.annotation_log(PROJECT).add(3 * [CHANGE])
+    label_studio.before_tasks = lambda: projects.annotation_log(PROJECT).add(2 * [CHANGE]) and None
 
     connected.ended(start(connected))
 
-    assert eventually(lambda: projects.changes(PROJECT).unlearned() == 2)
+    assert eventually(lambda: projects.annotation_log(PROJECT).unlearned() == 2)
 
 
 def test_failed_training_keeps_the_changes(connected: Client, script: Script) -> None:
-    connected.backend.projects.changes(PROJECT).add(3 * [CHANGE])
+    connected.backend.projects.annotation_log(PROJECT).add(3 * [CHANGE])
     script.set(fit_raises="no luck")
 
     assert connected.ended(start(connected)).status == "failed"
-    assert connected.backend.projects.changes(PROJECT).unlearned() == 3
+    assert connected.backend.projects.annotation_log(PROJECT).unlearned() == 3
 
 
 def test_what_is_learned_already_is_not_learned_again_unless_a_person_asks(
@@ -186,7 +186,7 @@ def test_what_is_learned_already_is_not_learned_again_unless_a_person_asks(
 
     changed = [{**TASK["annotations"][0], "updated_at": "later"}]
     label_studio.annotated = [{**TASK, "annotations": changed}]
-    connected.backend.projects.changes(PROJECT).forget_tasks()
+    connected.backend.projects.annotation_log(PROJECT).forget_tasks()
 
     assert connected.ended(start(connected, "head")).result["versions"] != []
     assert [call["kind"] for call in script.calls("fit")] == ["head", "full", "head"]
@@ -203,27 +203,27 @@ def test_correction_is_learned_from_its_event_without_asking_label_studio(
 ) -> None:
     connected.ended(start(connected))
     label_studio.project = label_studio.annotated = None  # any request fails
-    changes = connected.backend.projects.changes(PROJECT)
-    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}, "total_annotations": 1})])
+    annotation_log = connected.backend.projects.annotation_log(PROJECT)
+    annotation_log.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}, "total_annotations": 1})])
 
     job = connected.ended(start(connected, "head"))
 
     assert len(job.result["versions"]) == 1
     assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
-    assert changes.unlearned() == 0
+    assert annotation_log.unlearned() == 0
 
 
 def test_event_that_does_not_tell_all_has_label_studio_asked(
     connected: Client, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     connected.ended(start(connected))
-    connected.backend.projects.changes(PROJECT).add([Change(annotation(2, "Dog"))])
+    connected.backend.projects.annotation_log(PROJECT).add([Change(annotation(2, "Dog"))])
     label_studio.annotated = [TASK, {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}]
 
     connected.ended(start(connected, "head"))
 
     assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
-    known = connected.backend.projects.changes(PROJECT).tasks()
+    known = connected.backend.projects.annotation_log(PROJECT).tasks()
     assert known is not None
     assert [task["id"] for task in known] == [1, 2]
 
@@ -233,11 +233,11 @@ def test_what_events_told_is_the_same_as_what_label_studio_has(
 ) -> None:
     connected.ended(start(connected))
     second = {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}
-    changes = connected.backend.projects.changes(PROJECT)
-    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})])
+    annotation_log = connected.backend.projects.annotation_log(PROJECT)
+    annotation_log.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})])
     connected.ended(start(connected, "head"))
     label_studio.annotated = [second, TASK]
-    changes.forget_tasks()
+    annotation_log.forget_tasks()
 
     again = connected.ended(start(connected, "head"))
 
@@ -255,12 +255,12 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
         label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat, retrain_after_annotations=1
     ) as client:
         client.setup()
-        changes = client.backend.projects.changes(PROJECT)
+        annotation_log = client.backend.projects.annotation_log(PROJECT)
         told = [Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})]
 
         def miss() -> None:
             label_studio.before_tasks = lambda: None
-            changes.add(told)
+            annotation_log.add(told)
 
         label_studio.before_tasks = miss
         client.ended(start(client))
@@ -270,12 +270,12 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
 
         # The event's own job may even begin to learn before the one that missed it.
         assert eventually(lambda: [1] in learned() and learned()[-1] == [1, 2]), script.calls("fit")
-        assert eventually(lambda: changes.unlearned() == 0)
+        assert eventually(lambda: annotation_log.unlearned() == 0)
 
 
 def annotate_a_second_task(client: Client) -> None:
     told = Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})
-    client.backend.projects.changes(PROJECT).add([told])
+    client.backend.projects.annotation_log(PROJECT).add([told])
 
 
 @pytest.mark.parametrize("ends", ["canceled", "finished"])
@@ -387,7 +387,7 @@ def test_version_that_went_live_while_nothing_new_was_read_is_corrected(
 ) -> None:
     """As where an annotation was made and taken back: the job that read it before that publishes last."""
     connected.ended(start(connected))
-    connected.backend.projects.changes(PROJECT).forget_tasks()
+    connected.backend.projects.annotation_log(PROJECT).forget_tasks()
     second = {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}
 
     def publish_both() -> None:
@@ -858,7 +858,7 @@ def test_correction_makes_the_next_training_a_new_one(
     connected.ended(start(connected))
     other = {**TASK, "annotations": [{"id": 5, "updated_at": "later", "result": [{"a": 2}]}]}
     label_studio.annotated = [other]
-    connected.backend.projects.changes(PROJECT).forget_tasks()
+    connected.backend.projects.annotation_log(PROJECT).forget_tasks()
     assert connected.ended(start(connected, "head")).status == "finished"
     assert noted(connected).given == ""
 
@@ -911,7 +911,7 @@ def test_training_on_all_labels_gives_way_to_a_new_label(updated: Client, script
         training = other.submit(run, updated, saved(updated, "head"), asked.append)
         assert eventually(lambda: len(script.calls("fit")) == 3)
         told = Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})
-        updated.backend.projects.changes(PROJECT).add([told])
+        updated.backend.projects.annotation_log(PROJECT).add([told])
         gave_way = eventually(training.done)
         script.release()
         ended = training.result()
@@ -919,23 +919,23 @@ def test_training_on_all_labels_gives_way_to_a_new_label(updated: Client, script
     assert gave_way
     assert (ended.status, ended.result, asked) == ("finished", {"versions": []}, [PROJECT])
     assert versions_of(updated).live_name() == live
-    assert updated.backend.projects.changes(PROJECT).unlearned() == 1
+    assert updated.backend.projects.annotation_log(PROJECT).unlearned() == 1
 
 
 def test_training_on_new_labels_gives_no_way(updated: Client, script: Script) -> None:
     """Otherwise steady labeling would keep all labels from being learned."""
-    changes = updated.backend.projects.changes(PROJECT)
-    changes.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
+    annotation_log = updated.backend.projects.annotation_log(PROJECT)
+    annotation_log.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
     script.block("fit")
     with ThreadPoolExecutor(1) as other:
         training = other.submit(run, updated, saved(updated, "head"))
         assert eventually(lambda: len(script.calls("fit")) == 3)
-        changes.add([Change(annotation(4, "Dog"), {"id": 4, "data": {"image": "/d.png"}})])
+        annotation_log.add([Change(annotation(4, "Dog"), {"id": 4, "data": {"image": "/d.png"}})])
         script.release()
         ended = training.result()
 
     assert len(ended.result["versions"]) == 1
-    assert changes.unlearned() == 1
+    assert annotation_log.unlearned() == 1
 
 
 def test_killed_update_is_learned_again(updated: Client, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -948,15 +948,15 @@ def test_killed_update_is_learned_again(updated: Client, script: Script, monkeyp
         raise Killed
 
     before = noted(updated)
-    changes = updated.backend.projects.changes(PROJECT)
-    changes.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
+    annotation_log = updated.backend.projects.annotation_log(PROJECT)
+    annotation_log.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
     script.set(output={"updated": True})
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("my_backend.jobs.training_job.note", killed)
         run(updated, saved(updated, "head"))
-    assert (noted(updated), changes.unlearned()) == (before, 1)
+    assert (noted(updated), annotation_log.unlearned()) == (before, 1)
 
     assert len(run(updated, saved(updated, "head")).result["versions"]) == 1
 
     assert noted(updated).updated == versions_of(updated).live_name()
-    assert (learned_tasks(updated), changes.unlearned()) == (3, 0)
+    assert (learned_tasks(updated), annotation_log.unlearned()) == (3, 0)

@@ -24,7 +24,7 @@ def test_project_opens_what_is_in_its_folder(make_settings: MakeSettings) -> Non
     project = projects.remember(PROJECT)
 
     project.corrections.keep(b"an image", "0" * 64, ["Cat"])
-    project.changes.doubt()
+    project.annotation_log.doubt()
 
     assert [one.image for one in projects.get(PROJECT).corrections.newest_first()] == ["0" * 64]
     assert project.folder == projects.folder(PROJECT)

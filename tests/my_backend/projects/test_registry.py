@@ -24,13 +24,13 @@ def projects(tmp_path: Path) -> Projects:
 def test_what_label_studio_said_outlives_the_process(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1", label_config="<View/>")
     projects.remember("7.1", title="Pets")
-    projects.changes("7.1").add([Change({"id": 1})])
+    projects.annotation_log("7.1").add([Change({"id": 1})])
 
     again = Projects(tmp_path)
 
     assert again.all() == [Project("7.1", "<View/>", "Pets")]
     assert again.get("7.1").id == 7
-    assert again.changes("7.1").unlearned() == 1
+    assert again.annotation_log("7.1").unlearned() == 1
 
 
 def test_projects_and_their_configs_are_limited_in_all(projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_credentials_are_readable_by_the_owner_alone(projects: Projects, tmp_pat
 def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1")
     projects.remember_credentials("7.1", Credentials("http://label-studio:8080", "a-token"))
-    projects.changes("7.1").add([Change({"id": 1})])
+    projects.annotation_log("7.1").add([Change({"id": 1})])
 
     projects.delete("7.1")
 

@@ -73,7 +73,7 @@ def test_what_another_release_wrote_is_served_shown_and_trained_on(client: Clien
     assert answer["results"][0]["result"][0]["value"] == {"choices": ["Dog"]}
     assert client.post("/job_status", {"job": JOB["id"]})["job_status"] == "finished"
     assert client.post("/versions", {"project": 7})["versions"] == [VERSION]
-    assert client.backend.projects.changes(PROJECT).unlearned() == 2
+    assert client.backend.projects.annotation_log(PROJECT).unlearned() == 2
     credentials = client.backend.projects.credentials(PROJECT)
     assert credentials is not None
     assert credentials.access_token == "a-token"

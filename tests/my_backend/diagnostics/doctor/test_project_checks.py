@@ -7,7 +7,7 @@ import pytest
 
 from my_backend.diagnostics.doctor import project_checks
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.label_studio.connection import Connection
+from my_backend.label_studio.project_connection import ProjectConnection
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
@@ -24,8 +24,8 @@ def codes(check: Check) -> list[str]:
     return [problem.code for problem in check.problems]
 
 
-def connection(*backends: dict[str, Any], **project: Any) -> Connection:
-    return Connection(project, backends)
+def connection(*backends: dict[str, Any], **project: Any) -> ProjectConnection:
+    return ProjectConnection(project, backends)
 
 
 @pytest.fixture

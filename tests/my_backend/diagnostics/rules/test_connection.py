@@ -13,7 +13,7 @@ from my_backend.diagnostics.rules.connection import (
     not_connected,
 )
 from my_backend.label_studio.client import Blocking
-from my_backend.label_studio.connection import Connection
+from my_backend.label_studio.project_connection import ProjectConnection
 from my_backend.projects.project import Project
 from tests.my_backend.conftest import PROJECT, basic
 
@@ -30,16 +30,16 @@ def hook(url: str = URL, **fields: Any) -> dict[str, Any]:
     return {"id": 5, "url": url, "is_active": True, "send_for_all_actions": True, "headers": {}, **fields}
 
 
-def connection(*hooks: dict[str, Any], models: Any = (MODEL,), blocking: Blocking | None = None) -> Connection:
-    return Connection({}, tuple(models), hooks, blocking=blocking)
+def connection(*hooks: dict[str, Any], models: Any = (MODEL,), blocking: Blocking | None = None) -> ProjectConnection:
+    return ProjectConnection({}, tuple(models), hooks, blocking=blocking)
 
 
-def locked(*hooks: dict[str, Any], user: str = "user") -> Connection:
+def locked(*hooks: dict[str, Any], user: str = "user") -> ProjectConnection:
     """The connection of a backend that requires a password; `user` is whom Label Studio names to it."""
-    return Connection({}, ({**MODEL, "basic_auth_user": user},), hooks, user="user")
+    return ProjectConnection({}, ({**MODEL, "basic_auth_user": user},), hooks, user="user")
 
 
-def problems(found: Connection, basic_auth: tuple[str, str] | None = None) -> list[Problem]:
+def problems(found: ProjectConnection, basic_auth: tuple[str, str] | None = None) -> list[Problem]:
     return connection_problems(Project(PROJECT), found, basic_auth)
 
 
@@ -83,7 +83,7 @@ def test_password_in_label_studios_message_is_hidden() -> None:
         (connection(blocking=WEBHOOKS), "address-blocked", "keeps it from sending annotation events", ""),
     ],
 )
-def test_model_that_label_studio_cannot_call(found: Connection, code: str, message: str, hint: str) -> None:
+def test_model_that_label_studio_cannot_call(found: ProjectConnection, code: str, message: str, hint: str) -> None:
     [problem] = problems(found)
 
     assert (problem.code, problem.project, problem.fixes) == (code, PROJECT, ())
@@ -161,7 +161,7 @@ SILENT = {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}
     ],
 )
 def test_events_that_do_not_arrive_as_they_should(
-    found: Connection, basic_auth: tuple[str, str] | None, code: str, fixes: list[Fix]
+    found: ProjectConnection, basic_auth: tuple[str, str] | None, code: str, fixes: list[Fix]
 ) -> None:
     told = problems(found, basic_auth)
 

@@ -11,7 +11,7 @@ from my_backend.diagnostics.rules.project_settings import (
     shown_version_problems,
     training_rule_problems,
 )
-from my_backend.label_studio.connection import Connection
+from my_backend.label_studio.project_connection import ProjectConnection
 from my_backend.projects.project import Project
 from tests.my_backend.conftest import PROJECT
 
@@ -38,7 +38,7 @@ OTHER = {**OURS, "id": 2, "title": "other", "url": "http://me:secret@10.0.0.9:90
     ],
 )
 def test_several_models(models: list[Any], live: str, said: str) -> None:
-    told = model_count_problems(Project(PROJECT), Connection({}, tuple(models)), live)
+    told = model_count_problems(Project(PROJECT), ProjectConnection({}, tuple(models)), live)
 
     assert [problem.code for problem in told] == (["several-models"] if said else [])
     assert said in "".join(map(str, told))
@@ -59,7 +59,7 @@ def test_several_models(models: list[Any], live: str, said: str) -> None:
     ],
 )
 def test_version_that_label_studio_goes_on_showing(project: dict[str, Any], models: list[Any], pinned: bool) -> None:
-    told = shown_version_problems(Project(PROJECT), Connection(project, tuple(models)), LIVE)
+    told = shown_version_problems(Project(PROJECT), ProjectConnection(project, tuple(models)), LIVE)
 
     assert [problem.code for problem in told] == (["predictions-pinned"] if pinned else [])
     fixes = [fix for problem in told for fix in problem.fixes]
@@ -68,6 +68,8 @@ def test_version_that_label_studio_goes_on_showing(project: dict[str, Any], mode
 
 @pytest.mark.parametrize(("every", "found"), [(0, []), (1, ["trains-on-submission"]), (50, [])])
 def test_training_at_every_annotation(every: int, found: list[str]) -> None:
-    told = training_rule_problems(Project(PROJECT), Connection({"min_annotations_to_start_training": every}, (OURS,)))
+    told = training_rule_problems(
+        Project(PROJECT), ProjectConnection({"min_annotations_to_start_training": every}, (OURS,))
+    )
 
     assert [problem.code for problem in told] == found

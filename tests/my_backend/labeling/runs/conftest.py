@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from my_backend.counters.on_disk import Tally
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.runs.records import Labels, Run
 from my_backend.labeling.runs.writer import Writer
-from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from testing.fake_label_studio.server import FakeLabelStudio

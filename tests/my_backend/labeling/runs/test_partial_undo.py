@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import pytest
 
+from my_backend.counters.on_disk import Tally
 from my_backend.errors import BadRequest
 from my_backend.labeling.runs import attempt
 from my_backend.labeling.runs.records import Run
 from my_backend.labeling.runs.writer import Writer
-from my_backend.metrics.persistent_counters import Tally
 from testing.fake_label_studio.labels import FakeLabels
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.labeling.runs.conftest import end, submit

@@ -418,7 +418,7 @@ def test_events_of_a_run_start_one_training(
 
     store = client.backend.job_store
     assert eventually(lambda: store.of_project(PROJECT) and not store.unfinished(PROJECT))
-    assert eventually(lambda: client.backend.projects.changes(PROJECT).unlearned() == 0)
+    assert eventually(lambda: client.backend.projects.annotation_log(PROJECT).unlearned() == 0)
     assert len(store.of_project(PROJECT)) == 1
 
 

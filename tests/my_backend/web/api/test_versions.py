@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from my_backend.projects.annotation_log import Changes
+from my_backend.projects.annotation_log import AnnotationLog
 from my_backend.projects.archive import CHUNK, zipped, zipped_size
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.serving import exports
@@ -103,8 +103,8 @@ def test_version_is_exported_to_onnx_once_and_elsewhere(client: Client, script: 
     assert "hasn't been exported to ONNX yet" in client.get(f"{DOWNLOAD}?version={name}&to=onnx", 409)["error"]
     assert 'id="export"' in version_page(client, name)
 
-    changes = Changes(client.backend.projects.folder(PROJECT))
-    changes.keep_tasks(PackedTasks([{"id": 1, "data": {}}]), changes.begin_reading())
+    annotation_log = AnnotationLog(client.backend.projects.folder(PROJECT))
+    annotation_log.keep_tasks(PackedTasks([{"id": 1, "data": {}}]), annotation_log.begin_reading())
     script.block("export")
     assert client.post(EXPORT, {"version": name})["state"] == "making"
     assert client.post(EXPORT, {"version": name})["state"] == "making"

@@ -52,13 +52,13 @@ def test_events_become_a_training_after_so_many(serve: Serve, script: Script, la
 
 @pytest.mark.parametrize("action", ["REVIEW_CREATED", "REVIEW_UPDATED", "REVIEWS_DELETED"])
 def test_after_a_review_the_annotations_are_read_again(client: Client, action: str) -> None:
-    changes = client.backend.projects.changes(PROJECT)
-    changes.keep_tasks(PackedTasks([{"id": 1, "annotations": []}]), changes.begin_reading())
-    assert changes.tasks() is not None
+    annotation_log = client.backend.projects.annotation_log(PROJECT)
+    annotation_log.keep_tasks(PackedTasks([{"id": 1, "annotations": []}]), annotation_log.begin_reading())
+    assert annotation_log.tasks() is not None
 
     client.post("/webhook", {"action": action, "project": DESCRIBED})
 
-    assert changes.tasks() is None
+    assert annotation_log.tasks() is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_after_a_review_the_annotations_are_read_again(client: Client, action: s
 def test_event_counts_the_annotations_that_it_is_about(client: Client, payload: dict[str, Any], changes: int) -> None:
     client.post("/webhook", payload)
 
-    assert client.backend.projects.changes(PROJECT).unlearned() == changes
+    assert client.backend.projects.annotation_log(PROJECT).unlearned() == changes
 
 
 def test_event_tells_the_projects_title_and_config(client: Client) -> None:
@@ -96,7 +96,7 @@ def test_event_without_a_project_means_the_named_or_the_only_one(client: Client)
     client.setup("8.1")
     client.post("/webhook?project=8", bare)
 
-    counted = [client.backend.projects.changes(uid).unlearned() for uid in (PROJECT, "8.1")]
+    counted = [client.backend.projects.annotation_log(uid).unlearned() for uid in (PROJECT, "8.1")]
     assert counted == [2, 1]
     client.post("/webhook", bare, 400)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.label_studio.connection import read_connection
+from my_backend.label_studio.project_connection import read_connection
 from my_backend.projects.recent_predictions import Sighting
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually

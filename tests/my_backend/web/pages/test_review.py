@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from my_backend.projects.metrics import Bin
 from my_backend.projects.recent_predictions import Sighting
+from my_backend.projects.version_metrics import Bin
 from my_backend.web.pages import charts
 from my_backend.web.pages.curves import table_of
 from my_backend.web.pages.review import page_of_label_studio

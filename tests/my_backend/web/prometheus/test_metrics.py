@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from my_backend import files
+from my_backend.counters.in_process import REASONS, JobCounts
+from my_backend.counters.on_disk import Tally, key_of
 from my_backend.jobs.record import OUTCOMES
 from my_backend.label_studio.media import MediaRequest
-from my_backend.metrics.counters import REASONS, JobCounts
-from my_backend.metrics.persistent_counters import Tally, key_of
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.versions import Versions
 from my_backend.web.prometheus import gauges
@@ -321,8 +321,8 @@ def test_canceled_job_that_never_ran_has_no_duration(client: Client, script: Scr
 COUNTING = """
 import sys
 from pathlib import Path
-from my_backend.metrics.counters import JobCounts
-from my_backend.metrics.persistent_counters import Tally, key_of
+from my_backend.counters.in_process import JobCounts
+from my_backend.counters.on_disk import Tally, key_of
 from my_backend.projects.embeddings import Embeddings
 for _ in range(25):
     counts = JobCounts()

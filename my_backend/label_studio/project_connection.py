@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Connection:
+class ProjectConnection:
     """What Label Studio says about one project, its models and its webhooks."""
 
     project: Json
@@ -51,14 +51,16 @@ class Connection:
         return tuple(one for one in self.webhooks if str(one.get("url")) in urls)
 
 
-def read_connection(snapshot: Snapshot, basic_auth: tuple[str, str] | None, *, thoroughly: bool = False) -> Connection:
+def read_connection(
+    snapshot: Snapshot, basic_auth: tuple[str, str] | None, *, thoroughly: bool = False
+) -> ProjectConnection:
     """Reads the project, its models and its webhooks; raises LabelStudioError.
 
     If something is wrong, or if `thoroughly`, it also tests whether address blocking is the reason. Each such test
     leaves a line about a refused request in Label Studio's log.
     """
     user = basic_auth[0] if basic_auth else None
-    found = Connection(snapshot.project(), tuple(snapshot.backends()), tuple(snapshot.webhooks()), user)
+    found = ProjectConnection(snapshot.project(), tuple(snapshot.backends()), tuple(snapshot.webhooks()), user)
     if thoroughly or not found.connected or not found.event_webhooks:
         return replace(found, blocking=snapshot.label_studio.blocking(found.address))
     return found

@@ -6,7 +6,7 @@ import pytest
 
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import Blocking, LabelStudio
-from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
+from my_backend.label_studio.project_connection import PRIVATE_EXAMPLE, ProjectConnection, read_connection
 from my_backend.label_studio.snapshot import Snapshot
 from safe_http.session import SafeSession
 from testing.fake_label_studio.server import FakeLabelStudio
@@ -21,7 +21,9 @@ def hook(url: str = HOOK, **fields: Any) -> dict[str, Any]:
     return {"id": 5, "url": url, "is_active": True, "send_for_all_actions": True, "headers": {}} | fields
 
 
-def read(server: FakeLabelStudio, basic_auth: tuple[str, str] | None = None, *, thoroughly: bool = False) -> Connection:
+def read(
+    server: FakeLabelStudio, basic_auth: tuple[str, str] | None = None, *, thoroughly: bool = False
+) -> ProjectConnection:
     client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
     return read_connection(Snapshot(client, 7), basic_auth, thoroughly=thoroughly)
 
@@ -83,14 +85,17 @@ OURS = {**MODEL, "id": 2, "url": "http://8.8.8.8:9090", "basic_auth_user": "me"}
 @pytest.mark.parametrize(
     ("found", "address"),
     [
-        (Connection({}), PRIVATE_EXAMPLE),
-        (Connection({}, (MODEL, OURS)), "http://127.0.0.1:9090"),
-        (Connection({}, (MODEL, OURS), user="me"), "http://8.8.8.8:9090"),
-        (Connection({}, (MODEL,), user="me"), "http://127.0.0.1:9090"),
-        (Connection({}, ({**MODEL, "state": "DI"}, {**OURS, "state": "DI"}), user="me"), "http://127.0.0.1:9090"),
+        (ProjectConnection({}), PRIVATE_EXAMPLE),
+        (ProjectConnection({}, (MODEL, OURS)), "http://127.0.0.1:9090"),
+        (ProjectConnection({}, (MODEL, OURS), user="me"), "http://8.8.8.8:9090"),
+        (ProjectConnection({}, (MODEL,), user="me"), "http://127.0.0.1:9090"),
+        (
+            ProjectConnection({}, ({**MODEL, "state": "DI"}, {**OURS, "state": "DI"}), user="me"),
+            "http://127.0.0.1:9090",
+        ),
     ],
 )
-def test_address_at_which_label_studio_calls_us(found: Connection, address: str) -> None:
+def test_address_at_which_label_studio_calls_us(found: ProjectConnection, address: str) -> None:
     assert found.address == address
 
 
@@ -98,7 +103,7 @@ def test_webhooks_for_events_are_active_send_them_and_belong_to_a_model() -> Non
     sends = hook(send_for_all_actions=False, actions=["ANNOTATION_CREATED"])
     silent = hook(send_for_all_actions=False, actions=["TASKS_CREATED"])
     others = [hook(is_active=False), silent, hook("http://ci.example/webhook")]
-    found = Connection({}, ({**MODEL, "url": "http://127.0.0.1:9090/"},), (sends, *others))
+    found = ProjectConnection({}, ({**MODEL, "url": "http://127.0.0.1:9090/"},), (sends, *others))
 
     assert found.event_webhooks == (sends,)
     assert found.webhooks_of(found.backends) == (sends, *others[:2])
