@@ -15,9 +15,9 @@ from label_studio_format.annotations import Label, annotations_of, label_of
 from label_studio_format.labeling_config import ImageChoices, Json
 from label_studio_format.training_report import Tally, Usage, tally_of
 from my_backend.errors import MediaError
-from my_backend.projects.learned_pages import LearnedPage, find_learned_pages, joined
 from my_backend.projects.packed_tasks import PackedTasks, digest_of, unpacked
 from task_classifier import shared
+from task_classifier.learned_pages import LearnedPage, find_learned_pages, joined
 from task_classifier.task_images import TaskImages
 
 

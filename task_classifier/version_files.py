@@ -13,9 +13,9 @@ from image_classifier.nets.classifier import BACKBONE_FILE, Backbone, Classifier
 from image_classifier.nets.folder import load_model
 from image_classifier.training.update import Updated
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
-from my_backend.projects.learned_pages import LearnedPage, read_learned_pages, write_learned_pages
 from task_classifier import shared
 from task_classifier.labeled_images import LabeledImages
+from task_classifier.learned_pages import LearnedPage, read_learned_pages, write_learned_pages
 
 log = logging.getLogger(__name__)
 

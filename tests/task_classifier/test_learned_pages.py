@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from label_studio_format.training_report import Tally
-from my_backend.projects.learned_pages import (
+from task_classifier.learned_pages import (
     LearnedPage,
     find_learned_pages,
     joined,
