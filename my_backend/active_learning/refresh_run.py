@@ -14,7 +14,7 @@ from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_o
 from my_backend.projects.page_summaries import PageSummaries
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import EVERY, FIRST, in_random_order, interleaved, keep_next
-from my_backend.projects.versions import is_version_name
+from my_backend.projects.version_names import is_version_name
 from my_backend.serving.live_models import Live
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from my_backend import files
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.versions import is_newer, is_version_name
+from my_backend.projects.version_names import is_newer, is_version_name
 
 TITLE_FILE = "title.json"
 

@@ -18,6 +18,7 @@ from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.embeddings import EMBEDDINGS_FOLDER
 from my_backend.projects.page_summaries import SUMMARIES_FILE
 from my_backend.projects.registry import project_folders
+from my_backend.projects.version_names import is_version_name
 from my_backend.projects.versions import (
     EXPORTS_FOLDER,
     GIVEN_FILE,
@@ -25,7 +26,6 @@ from my_backend.projects.versions import (
     POINTER_FILE,
     VERSIONS_FOLDER,
     Versions,
-    is_version_name,
 )
 from safe_http.redaction import said
 

@@ -1,9 +1,7 @@
 """The versions of a project: immutable directories, and a pointer per project that names the live version."""
 
-import calendar
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,7 @@ from my_backend.files import Damaged, Moment
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.model_card import CARD_FILE, model_card
 from my_backend.projects.version_metrics import like_the_newest, read_figures
+from my_backend.projects.version_names import is_version_name, number_of, second_of, version_name
 from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Version:
     @property
     def number(self) -> int:
         """Returns the number in the name: 7 for v7-20261120T132501."""
-        return _number(self.name)
+        return number_of(self.name)
 
     def record(self) -> Json:
         """Returns the version as JSON values."""
@@ -111,6 +110,17 @@ class _Record:
     made_by: dict[str, str] = field(default_factory=dict)
     labeling_history: Json = field(default_factory=dict)
     epochs: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """How a new version came about, as its file says next to what `fit` returned."""
+
+    cause: str
+    choices: Sequence[str]
+    held_back: str = ""
+    labeling_history: Json = field(default_factory=dict)
+    epochs: Sequence[Any] = ()
 
 
 _RECORD = TypeAdapter(_Record)
@@ -164,7 +174,7 @@ class Versions:
         """Raises NotFound."""
         record: _Record | Damaged | None = None
         folder = self._versions / name
-        if _NAME.fullmatch(name):
+        if is_version_name(name):
             file = folder / VERSION_FILE
             record = files.examine(file, files.json_of(_RECORD))
             if record is None and os.path.lexists(folder):
@@ -193,7 +203,7 @@ class Versions:
             found = [path.name for path in self._versions.iterdir()]
         except OSError:  # no such folder, or something else in its place, so nothing can be published there
             return []
-        return sorted((name for name in found if _NAME.fullmatch(name)), key=_number)
+        return sorted((name for name in found if is_version_name(name)), key=number_of)
 
     def all(self) -> list[Version]:
         """Returns the readable versions, from the oldest to the newest."""
@@ -225,16 +235,8 @@ class Versions:
             for name in _names_under(train_output, workdir):
                 os.replace(workdir / name, staging / name)
             stored = _with_paths(train_output, str(workdir), HERE)
-            return self._finish(
-                staging,
-                stored,
-                cause=cause,
-                choices=choices,
-                held_back=held_back,
-                labeling_history=labeling_history or {},
-                epochs=epochs,
-                confirm=confirm,
-            )
+            provenance = _Provenance(cause, choices, held_back, labeling_history or {}, epochs)
+            return self._finish(staging, stored, provenance, confirm)
 
     def publish_first(self, train_output: Json, *, cause: str, choices: Sequence[str]) -> Version | None:
         """Publishes a version without files if there is none yet; returns None if there is one."""
@@ -279,15 +281,8 @@ class Versions:
             shutil.copytree(version.folder, staging, copy_function=files.link_or_copy, dirs_exist_ok=True)
             (staging / VERSION_FILE).unlink()
             stored = _with_paths(version.train_output, str(version.folder), HERE)
-            return self._finish(
-                staging,
-                stored,
-                cause=cause,
-                choices=choices,
-                labeling_history=version.labeling_history,
-                epochs=version.epochs,
-                confirm=confirm,
-            )
+            provenance = _Provenance(cause, choices, labeling_history=version.labeling_history, epochs=version.epochs)
+            return self._finish(staging, stored, provenance, confirm)
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -312,18 +307,7 @@ class Versions:
         staging.mkdir()
         return staging
 
-    def _finish(
-        self,
-        staging: Path,
-        stored: Json,
-        *,
-        cause: str,
-        choices: Sequence[str],
-        labeling_history: Json,
-        epochs: Sequence[Any],
-        confirm: Callable[[], None],
-        held_back: str = "",
-    ) -> Version:
+    def _finish(self, staging: Path, stored: Json, provenance: _Provenance, confirm: Callable[[], None]) -> Version:
         with self.unchanging():
             confirm()
             name, created = self._new_name()
@@ -331,24 +315,24 @@ class Versions:
             record: Json = {
                 "name": name,
                 "created": created,
-                "cause": cause,
-                "choices": list(choices),
+                "cause": provenance.cause,
+                "choices": list(provenance.choices),
                 "train_output": without_secrets(stored),
-                "held_back": redact(held_back),
+                "held_back": redact(provenance.held_back),
                 "grew_from": "" if before == UNTRAINED else before,
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
-                "labeling_history": labeling_history,
-                "epochs": list(epochs),
+                "labeling_history": provenance.labeling_history,
+                "epochs": list(provenance.epochs),
             }
             files.write_json(staging / VERSION_FILE, record)
             files.write(staging / CARD_FILE, model_card(name, created, record["train_output"], record["held_back"]))
             files.sync_tree(staging)
             files.move(staging, self._versions / name)
-            if not held_back:
+            if not provenance.held_back:
                 self._point_to(name)
             try:
                 self._thin_out()
-                self._note_given(_number(name), created)
+                self._note_given(number_of(name), created)
             except OSError:  # the version is published all the same
                 log.exception("published %s in %s, but the cleanup afterwards failed", name, self._versions)
         return self.get(name)
@@ -412,7 +396,7 @@ class Versions:
             if pinned or name not in known:  # a damaged or missing version can be unpinned
                 self.get(name)
             names = {*known, name} if pinned else set(known) - {name}
-            files.write_json(self._folder / PINNED_FILE, sorted(names, key=_number))
+            files.write_json(self._folder / PINNED_FILE, sorted(names, key=number_of))
 
     def delete(self, name: str) -> None:
         """Deletes a version permanently; raises NotFound, and Conflict if it is live or pinned.
@@ -501,14 +485,14 @@ class Versions:
         """
         number, newest = self._newest()
         created = max(time.time(), newest + 1)
-        return f"v{number + 1}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}", created
+        return version_name(number + 1, created), created
 
     def _newest(self) -> tuple[int, float]:
         """Returns the highest number and the latest second used so far, from all sources, since each may be lost."""
         removed = [path.name.removeprefix(REMOVED) for path in self._removed()]
         names = [*self.names(), *removed, self.live_name(), *self.pinned()]
         given = self._given()
-        return max([given[0], *map(_number, names)]), max([given[1], *map(_second, names)])
+        return max([given[0], *map(number_of, names)]), max([given[1], *map(second_of, names)])
 
     def _given(self) -> tuple[int, float]:
         """Returns the noted number and second."""
@@ -516,7 +500,7 @@ class Versions:
 
     def _is_noted(self, name: str) -> bool:
         number, second = self._given()
-        return number >= _number(name) and second >= _second(name)
+        return number >= number_of(name) and second >= second_of(name)
 
     def _ensure_noted(self, name: str) -> None:
         """Notes the version's number, unless that is done; raises OSError."""
@@ -550,24 +534,11 @@ def last_move(projects_folder: Path) -> str:
     return told if isinstance(told, str) else ""
 
 
-_NAME = re.compile(r"v(\d+)-(\d{8}T\d{6})", re.ASCII)
-
-
 def _parse_pointer(content: bytes) -> str:
     name = content.decode("utf-8-sig").strip()  # people edit it, and editors on Windows write a byte-order mark
-    if not _NAME.fullmatch(name):
+    if not is_version_name(name):
         raise ValueError("it doesn't contain the name of a version")
     return name
-
-
-def is_version_name(name: str) -> bool:
-    """Returns whether this has the form of a version's name."""
-    return bool(_NAME.fullmatch(name))
-
-
-def is_newer(name: str, other: str) -> bool:
-    """Returns whether a version is newer than another one of the same project, by their names."""
-    return _number(name) > _number(other)
 
 
 def _best(versions: Sequence[Version]) -> str:
@@ -575,25 +546,11 @@ def _best(versions: Sequence[Version]) -> str:
     figures = [read_figures(version.train_output.get("figures")) for version in versions]
     alike = like_the_newest(figures)
     judged = [
-        (one.accuracy or 0.0, _number(version.name), version.name)
+        (one.accuracy or 0.0, number_of(version.name), version.name)
         for version, one, comparable in zip(versions, figures, alike, strict=True)
         if comparable
     ]
     return max(judged)[2] if judged else ""
-
-
-def _number(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else 0
-
-
-def _second(name: str) -> float:
-    """Returns the time in a version's name in seconds since 1970; 0 if there is none."""
-    match = _NAME.fullmatch(name)
-    try:
-        return float(calendar.timegm(time.strptime(match[2], "%Y%m%dT%H%M%S"))) if match else 0.0
-    except ValueError:  # not a name that we made
-        return 0.0
 
 
 def _remove_whatever(path: Path) -> None:

@@ -30,7 +30,8 @@ from my_backend.label_studio.task_pages import oldest_and_newest
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.uid import project_uid
-from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
+from my_backend.projects.version_names import is_version_name
+from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
 
 Json = dict[str, Any]

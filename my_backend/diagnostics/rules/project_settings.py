@@ -7,7 +7,8 @@ from my_backend.diagnostics.actions import ChooseModel
 from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.label_studio.project_connection import ProjectConnection
 from my_backend.projects.project import Project
-from my_backend.projects.versions import UNTRAINED, is_version_name
+from my_backend.projects.version_names import is_version_name
+from my_backend.projects.versions import UNTRAINED
 
 Json = dict[str, Any]
 

@@ -24,7 +24,8 @@ from my_backend.projects.corrections import Corrections
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project
 from my_backend.projects.registry import project_folders
-from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
+from my_backend.projects.version_names import is_version_name
+from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.serving.model_api import ModelAPI
 from my_backend.settings import Settings
 from testing.fake_label_studio.server import FakeLabelStudio
