@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from label_studio_format.labeling_history import HistoryOfTasks
@@ -208,58 +209,20 @@ class TrainingJob:
         progress: Callable[[Json], None],
     ) -> Json:
         """Trains and publishes versions; adds images that can't be read now, but perhaps later, to `missed`."""
-        folder, versions = project.folder, project.versions
         workdir = self._store.make_workdir(running.job)
-        published: list[str] = []
-        outputs: list[Json] = []
-        stored: list[Json] = []  # the same, as JSON values
-        noted = before
-        history = HistoryOfTasks(tag := project.config.image_choices)
-        if tag:
-            for summary in summaries:
-                history.include(summary.made[tag.from_name])
-
-        def confirm() -> None:
-            running.check_runner()
-            if learned_state(folder) == noted:
-                return
-            # Another job has meanwhile learned annotations that this version may lack.
-            if running.job.kind == "head":
-                raise _Overtaken
-            # Reset the learned state and submit a correction before going live: the process may be killed right after.
-            (folder / LEARNED_FILE).unlink(missing_ok=True)
-            self._submit_correction(project.uid)
-
-        def publish(train_output: Json) -> None:
-            nonlocal noted
-            running.check()
-            checked = _checked(train_output)
-            with noting(folder):
-                version = versions.publish(
-                    checked,
-                    workdir,
-                    cause=running.job.cause,
-                    choices=project.config.choices,
-                    held_back=str(train_output.get("held_back") or ""),
-                    labeling_history=asdict(history.history()),
-                    epochs=[asdict(epoch) for epoch in running.job.history],
-                    confirm=confirm,
-                )
-                noted = replace(learned.without(missed), updated=version.name if train_output.get("updated") else "")
-                note(folder, noted)
-            published.append(version.name)
-            outputs.append(train_output)
-            stored.append(checked)
-            log.info(
-                "project %s: published %s%s",
-                project.uid,
-                version.name,
-                " (held back)" if version.held_back else "",
-            )
-
-        model, loads = self._model_to_grow_from(project, versions, missed)
+        publisher = _Publisher(
+            running,
+            project,
+            workdir,
+            before,
+            learned,
+            _labeling_history(project, summaries),
+            missed,
+            self._submit_correction,
+        )
+        model, loads = self._model_to_grow_from(project, project.versions, missed)
         may_know = running.job.kind == "full" and loads and before.given
-        given = before.given if may_know and self._loads(project, versions, before.made) else ""
+        given = before.given if may_know and self._loads(project, project.versions, before.made) else ""
         output = model.fit(
             tasks,
             workdir=str(workdir),
@@ -267,29 +230,25 @@ class TrainingJob:
             attempt=running.job.futile,
             given=given,
             random_sample=random_sample(
-                folder,
+                project.folder,
                 project.uid,
                 chain.from_iterable(one.tasks for one in summaries),
                 chain.from_iterable(one.unseen or () for one in summaries),
             ),
             progress=progress,
-            publish=publish,
+            publish=publisher.publish,
         )
-        if output is None and given and not published:
+        if output is None and given and not publisher.published:
             unread = len({request.url for request in missed})
             but = f", but images that couldn't be read: {unread}" if unread else ""
             log.info("project %s: no new labels since %s%s", project.uid, before.made, but)
             return {"versions": [], "known_to": before.made, **({"unread": unread} if unread else {})}
         # A model that doesn't call `publish` just returns its output.
-        if output is not None and output not in outputs:
-            publish(output)
-        if running.job.kind == "full" and published:
-            # Only now: if the process is killed before, a training run has to be repeated.
-            with noting(folder):
-                if learned_state(folder) == noted:
-                    now_given = str((output or {}).get("given") or "")
-                    note(folder, replace(noted, given=now_given, made=published[-1]))
-        return {"versions": published, **_shown(stored)}
+        if output is not None and output not in publisher.outputs:
+            publisher.publish(output)
+        if running.job.kind == "full" and publisher.published:
+            publisher.note_end(str((output or {}).get("given") or ""))
+        return {"versions": publisher.published, **_shown(publisher.stored)}
 
     def _model_to_grow_from(
         self, project: Project, versions: Versions, missed: list[MediaRequest]
@@ -311,6 +270,88 @@ class TrainingJob:
         except (Exception, SystemExit) as error:
             log.info("project %s: training again, because %s can't be loaded: %s", project.uid, name, said(error))
             return False
+
+
+class _Publisher:
+    """Publishes the versions of one training run, and notes with each what it has learned."""
+
+    def __init__(
+        self,
+        running: RunningJob,
+        project: Project,
+        workdir: Path,
+        before: Learned,
+        learned: Learned,
+        labeling_history: Json,
+        missed: list[MediaRequest],
+        submit_correction: Callable[[str], object],
+    ) -> None:
+        """`before` is what was noted when the run began, and `learned` what its versions will have learned.
+
+        The model adds the images that it can't read to `missed`.
+        """
+        self.published: list[str] = []
+        self.outputs: list[Json] = []
+        self.stored: list[Json] = []  # the same, as JSON values
+        self._running, self._project, self._workdir = running, project, workdir
+        self._noted, self._learned, self._missed = before, learned, missed
+        self._labeling_history = labeling_history
+        self._submit_correction = submit_correction
+
+    def publish(self, train_output: Json) -> None:
+        """Publishes what `fit` reported as a version."""
+        self._running.check()
+        checked = _checked(train_output)
+        folder = self._project.folder
+        with noting(folder):
+            job = self._running.job
+            version = self._project.versions.publish(
+                checked,
+                self._workdir,
+                cause=job.cause,
+                choices=self._project.config.choices,
+                held_back=str(train_output.get("held_back") or ""),
+                labeling_history=self._labeling_history,
+                epochs=[asdict(epoch) for epoch in job.history],
+                confirm=self._confirm,
+            )
+            updated = version.name if train_output.get("updated") else ""
+            self._noted = replace(self._learned.without(self._missed), updated=updated)
+            note(folder, self._noted)
+        self.published.append(version.name)
+        self.outputs.append(train_output)
+        self.stored.append(checked)
+        held_back = " (held back)" if version.held_back else ""
+        log.info("project %s: published %s%s", self._project.uid, version.name, held_back)
+
+    def _confirm(self) -> None:
+        self._running.check_runner()
+        if learned_state(self._project.folder) == self._noted:
+            return
+        # Another job has meanwhile learned annotations that this version may lack.
+        if self._running.job.kind == "head":
+            raise _Overtaken
+        # Reset the learned state and submit a correction before going live: the process may be killed right after.
+        (self._project.folder / LEARNED_FILE).unlink(missing_ok=True)
+        self._submit_correction(self._project.uid)
+
+    def note_end(self, given: str) -> None:
+        """Notes that the run is complete, and what it depended on.
+
+        Only now: if the process is killed before, a training run has to be repeated.
+        """
+        folder = self._project.folder
+        with noting(folder):
+            if learned_state(folder) == self._noted:
+                note(folder, replace(self._noted, given=given, made=self.published[-1]))
+
+
+def _labeling_history(project: Project, summaries: Iterable[PageSummary]) -> Json:
+    history = HistoryOfTasks(tag := project.config.image_choices)
+    if tag:
+        for summary in summaries:
+            history.include(summary.made[tag.from_name])
+    return asdict(history.history())
 
 
 def _shown(outputs: list[Json]) -> Json:
