@@ -1,6 +1,5 @@
 """`make demo`: runs Label Studio with digits or your own images, and the backend, which learns from some of them."""
 
-import os
 import signal
 import sys
 import tempfile
@@ -8,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +16,8 @@ from rich.console import Console
 from rich.status import Status
 
 from demo.images import Images, digits, own_images
+from demo.network import pretrained_network
 from image_classifier.errors import UsersError
-from image_classifier.nets.weights_packages import LITE0, installed_weights
 from testing.backend import Backend
 from testing.label_studio import JSON, LabelStudio, environment
 from testing.process import ServerError, free_port
@@ -100,12 +98,6 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, own: Path | None
         if not once:
             _show_links(label_studio, backend, project)
             backend.wait()
-
-
-def pretrained_network() -> dict[str, str]:
-    """Settings of a network whose weights are installed, so that nothing is downloaded; the user's own come first."""
-    chosen = os.environ.get("NETWORK") or os.environ.get("WEIGHTS")
-    return {} if chosen or not find_spec("timm") or not installed_weights(LITE0) else {"NETWORK": LITE0}
 
 
 @contextmanager

@@ -21,8 +21,8 @@ import typer
 from PIL import Image
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
-from demo.__main__ import pretrained_network
 from demo.images import Images, own_images
+from demo.network import pretrained_network
 from image_classifier.errors import UsersError
 from testing.backend import Backend
 from testing.label_studio import LabelStudio, environment

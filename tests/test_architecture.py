@@ -33,7 +33,7 @@ FILES = {
     module_name(path): path
     for path in [
         ROOT / "model.py",
-        *(p for room in PACKAGES for p in (ROOT / room).rglob("*.py")),
+        *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")),
     ]
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
@@ -220,48 +220,50 @@ def test_no_modules_need_each_other() -> None:
     assert order.index("my_backend.label_studio.media") < order.index("model")
 
 
-def room(package: str, name: str) -> str:
-    """The folder in the package that a module is in, or the module itself."""
+DIAGRAM = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
+
+
+def part_of(package: str, name: str) -> str:
+    """The folder of the package that a module is in, or the module itself."""
     return ".".join(name.split(".")[: package.count(".") + 2])
 
 
-BRANCHES = " │├└─►"
-
-
 def depth(line: str) -> int:
-    return len(line) - len(line.lstrip(BRANCHES))
+    return len(line) - len(line.lstrip())
 
 
 def described(package: str) -> list[str]:
-    """The package's rooms as docs/project/architecture.md lists them: each needs only rooms above it."""
-    text = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
+    """The package's folders and modules as the diagram lists them: each needs only those above it."""
+    text = DIAGRAM
     for name in package.split("."):
-        text = re.split(rf"^[{BRANCHES}]+{name}/.*\n", text, maxsplit=1, flags=re.MULTILINE)[1]
-    lines = [line for line in text.splitlines() if line.strip(BRANCHES)]
+        text = re.split(rf"^ *{name}/(?: .*)?\n", text, maxsplit=1, flags=re.MULTILINE)[1]
+    lines = [line for line in text.splitlines() if line.strip()]
     inside = list(takewhile(lambda line: depth(line) >= depth(lines[0]), lines))
-    rooms = [line.lstrip(BRANCHES) for line in inside if depth(line) == depth(lines[0])]
-    found = [re.match(r"((?:\w+, )*\w+)(?:/| {2}|\.py)", room) for room in rooms]
+    own = [line.lstrip() for line in inside if depth(line) == depth(lines[0])]
+    found = [re.match(r"((?:\w+, )*\w+)(?:/| {2}|\.py)", line) for line in own]
     return [f"{package}.{name}" for one in found if one for name in one[1].split(", ")]
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        "image_classifier",
-        "my_backend",
-        "my_backend.labeling",
-        "my_backend.web",
-        "safe_http",
-        "task_classifier",
-        "testing",
-    ],
-)
-def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
+FOLDERS = sorted(name for name, path in FILES.items() if path.name == "__init__.py")
+
+
+def test_packages_need_only_packages_described_above_them() -> None:
+    order = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", DIAGRAM, flags=re.MULTILINE)
+    assert order == ["label_studio_format", "safe_http", "image_classifier", "my_backend", "task_classifier", "model"]
+    for name in FILES:
+        package = name.partition(".")[0]
+        if package in order:
+            needed = {one.partition(".")[0] for one in imported_modules(name)}
+            assert needed <= set(order[: order.index(package) + 1]), name
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_folders_and_modules_need_only_those_described_above_them(package: str) -> None:
     order = described(package)
-    parts = {name: room(package, name) for name in FILES if name.startswith(f"{package}.")}
+    parts = {name: part_of(package, name) for name in FILES if name.startswith(f"{package}.")}
     assert set(order) == set(parts.values()) - {f"{package}.__main__"}
     for name, part in parts.items():
-        needed = {room(package, one) for one in imported_modules(name) if one.startswith(f"{package}.")} - {part}
+        needed = {part_of(package, one) for one in imported_modules(name) if one.startswith(f"{package}.")} - {part}
         assert needed <= set(order[: order.index(part)] if part in order else order), name
 
 

@@ -3,11 +3,14 @@
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pygal
 
 from image_classifier.cli.epochs_csv import EpochsCsv
-from image_classifier.training.lr_finder import RateRange
+
+if TYPE_CHECKING:  # it imports torch, which pygal's finder would get in the way of
+    from image_classifier.training.lr_finder import RateRange
 
 # pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -16,7 +19,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder,
 MOST_LABELS = 10  # on an axis of epochs
 
 
-def write_rate_chart(path: Path, found: RateRange) -> None:
+def write_rate_chart(path: Path, found: "RateRange") -> None:
     """Writes an SVG file: the loss over the learning rate, with the chosen rate marked."""
     chart = pygal.XY(
         title=f"Learning rate found: {found.chosen:g}",

@@ -1,14 +1,12 @@
-"""The images of `make demo`, and the network that it chooses."""
+"""The images of `make demo`."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from demo import __main__ as demo
 from demo.images import MOST, digits, own_images
 from image_classifier.errors import UsersError
-from image_classifier.nets.weights_packages import LITE0
 
 
 def test_digits_are_in_the_same_random_order_every_time(tmp_path: Path) -> None:
@@ -56,25 +54,3 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     with pytest.raises(UsersError, match="has no images in its subfolders"):
         own_images(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("installed", "environment", "network"),
-    [
-        (True, {}, {"NETWORK": LITE0}),
-        (True, {"NETWORK": "", "WEIGHTS": ""}, {"NETWORK": LITE0}),
-        (True, {"NETWORK": "resnet50"}, {}),
-        (True, {"WEIGHTS": "none"}, {}),
-        (False, {}, {}),
-    ],
-)
-def test_demo_uses_installed_weights_unless_told_otherwise(
-    installed: bool, environment: dict[str, str], network: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WEIGHTS")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(demo, "find_spec", lambda name: name if installed else None)
-    monkeypatch.setattr(demo, "installed_weights", lambda name: Path("weights.pth"))
-
-    assert demo.pretrained_network() == network
