@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from image_classifier.cli.export import export
 from image_classifier.data.dataset import Sample
 from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets import open_clip_networks
 from image_classifier.nets.classifier import Classifier, Head, load_backbone
 from image_classifier.nets.open_clip_networks import WEIGHTS_FILES, build, preprocessing_of
 from image_classifier.nets.weights import WeightsError
@@ -25,6 +26,7 @@ from tests.tiny_clip import HUB, NETWORK, SIZE, needs_open_clip
 
 def test_missing_open_clip_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
+    open_clip_networks._open_clip.cache_clear()  # an earlier test may have imported it
 
     with pytest.raises(
         WeightsError, match=r"^NETWORK=open_clip:RN50:x: open_clip isn't installed .* -m pip install open"
