@@ -15,7 +15,7 @@ from image_classifier.nets.weights import WeightsError
 
 
 def main(training: Path, others: Path, output: Path) -> float:
-    """Returns the share of the other images whose class is predicted correctly, from 0 to 1."""
+    """The share of the other images whose class is predicted correctly, from 0 to 1."""
     images = sorted(path for path in others.rglob("*") if path.is_file())
     if not images:
         raise UsersError(f"{others} has no images")

@@ -25,7 +25,7 @@ class Background(ABC):
 
     @abstractmethod
     def _tick(self) -> float | None:
-        """Returns the seconds until the next call: infinity waits until it is woken, None ends the thread."""
+        """The seconds until the next call: infinity waits until it is woken, None ends the thread."""
 
     def start(self) -> None:
         self._thread.start()

@@ -8,7 +8,7 @@ _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default={})  # noqa: B03
 
 
 def ids() -> Mapping[str, str]:
-    """Returns `request_id`, `project` and `job`, as far as they are known."""
+    """`request_id`, `project` and `job`, as far as they are known."""
     return _ids.get()
 
 

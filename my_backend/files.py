@@ -64,7 +64,7 @@ _failed_writes = 0
 
 
 def failed_writes() -> int:
-    """Returns the number of writes that failed in this process."""
+    """The number of writes that failed in this process."""
     return _failed_writes
 
 
@@ -130,7 +130,7 @@ _damaged: dict[Path, Damaged] = {}  # as last seen by this process
 
 
 def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | None:
-    """Returns the parsed contents of a file, or None if it doesn't exist. Never raises, whatever is at that path.
+    """The parsed contents of a file, or None if it doesn't exist. Never raises, whatever is at that path.
 
     `parse` raises ValueError if it can't use the contents. Damaged files are logged once and listed by `damages`.
     """
@@ -174,12 +174,12 @@ def note_missing(path: Path) -> Damaged:
 
 
 def damages(folder: Path) -> list[Damaged]:
-    """Returns the known damaged files below a folder, from memory."""
+    """The known damaged files below a folder, from memory."""
     return sorted((one for one in list(_damaged.values()) if folder in one.path.parents), key=lambda one: one.path)
 
 
 def is_damaged(path: Path) -> bool:
-    """Returns whether the file was damaged when it was last read, from memory."""
+    """Whether the file was damaged when it was last read, from memory."""
     return path in _damaged
 
 
@@ -199,7 +199,7 @@ def read_record(path: Path, shape: TypeAdapter[Value]) -> Value | None:
 
 
 def json_of(shape: TypeAdapter[Value]) -> Callable[[bytes], Value]:
-    """Returns a parser for JSON of that shape, for `examine`."""
+    """A parser for JSON of that shape, for `examine`."""
     return partial(shape.validate_json, strict=True)
 
 
@@ -231,7 +231,7 @@ def _read_once(path: Path) -> bytes:
 
 
 def changed_ns(path: Path) -> int:
-    """Returns when a file, or a folder's list of entries, last changed (nanoseconds since 1970); 0 if unknown."""
+    """When a file, or a folder's list of entries, last changed (nanoseconds since 1970); 0 if unknown."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -249,7 +249,7 @@ class Unchanged:
         self._used: dict[Path, tuple[int, Any]] = {}
 
     def __call__(self, path: Path, read: Callable[[], Value]) -> Value:
-        """Returns the result of `read`, cached until `path` changes."""
+        """The result of `read`, cached until `path` changes."""
         changed = changed_ns(path)
         known = self._known.get(path)
         if known is None or known[0] != changed:

@@ -10,7 +10,7 @@ from safe_http.redaction import said
 
 
 def import_named(setting: str, value: str, example: str) -> Any:
-    """Returns the object that the setting names; the working directory counts, too. Raises BackendError."""
+    """The object that the setting names; the working directory counts, too. Raises BackendError."""
     module_name, _, name = value.partition(":")
     if not name:
         raise BackendError(f"{setting}={value} is invalid: it must be {example}")

@@ -35,7 +35,7 @@ def run_in_own_process(
     seconds: float,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Value:
-    """Returns the result of `work(settings, *arguments)`, a function of a module, computed in a new process.
+    """The result of `work(settings, *arguments)`, a function of a module, computed in a new process.
 
     The process is killed after this many seconds, and ends if this one is killed. Raises BackendError if `work` raises
     anything or the process dies, and Stopped once `is_stopping` returns True.

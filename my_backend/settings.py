@@ -223,13 +223,13 @@ class Settings(BaseSettings, FetchSettings):
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
-        """Returns the user and password that callers must send."""
+        """The user and password that callers must send."""
         password = self.basic_auth_pass.get_secret_value()
         return (self.basic_auth_user, password) if password else None
 
     @property
     def secrets(self) -> list[str]:
-        """Returns everything that must not appear in any text."""
+        """Everything that must not appear in any text."""
         password = self.basic_auth_pass.get_secret_value()
         secrets = [self.label_studio_api_key.get_secret_value(), password]
         if password:
@@ -247,24 +247,24 @@ class Settings(BaseSettings, FetchSettings):
 
     @property
     def page(self) -> str:
-        """Returns the address of the page as people open it; "" if unknown."""
+        """The address of the page as people open it; "" if unknown."""
         if self.page_url or self.host in EVERYWHERE:
             return self.page_url
         return self.address
 
     @property
     def address(self) -> str:
-        """Returns the URL of HOST and PORT, on which the server listens."""
+        """The URL of HOST and PORT, on which the server listens."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def redis(self) -> str:
-        """Returns the URL of Redis, or "" if jobs run in the server process."""
+        """The URL of Redis, or "" if jobs run in the server process."""
         return self.redis_url or (f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else "")
 
     @property
     def trusts_setup(self) -> bool:
-        """Returns whether to trust the Label Studio that `/setup` names: callers are authenticated or local.
+        """Whether to trust the Label Studio that `/setup` names: callers are authenticated or local.
 
         Without a password, the request itself must also come from this machine, not through a proxy on it.
         """
@@ -293,7 +293,7 @@ def read_settings() -> Settings:
 
 
 def explain(error: ValidationError) -> str:
-    """Returns a message with one line for each invalid setting."""
+    """A message with one line for each invalid setting."""
     lines = []
     for fault in error.errors():
         name = "_".join(str(part) for part in fault["loc"]).upper()
@@ -357,7 +357,7 @@ def ignored_variables() -> str:
 
 
 def misspelled_names(others: Iterable[str]) -> dict[str, str]:
-    """Returns names in the environment and `.env` that look like a setting's name, with that name.
+    """Names in the environment and `.env` that look like a setting's name, with that name.
 
     `others` are the names of the model class's settings. Raises OSError, UnicodeError.
     """
@@ -382,7 +382,7 @@ def _given_names(secrets: Path | None) -> set[str]:
 
 
 def _misspelled(secrets: Path | None) -> list[str]:
-    """Returns a line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
+    """A line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
     wrong = sorted(filter(_MISSPELT.fullmatch, _given_names(secrets)))
     return [f"{name} is not a setting: use BASIC_AUTH_USER and BASIC_AUTH_PASS" for name in wrong]
 

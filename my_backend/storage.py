@@ -107,7 +107,7 @@ def remove_parts(settings: Settings) -> None:
 
 
 def identity(folder: Path) -> str:
-    """Returns a short text that is the same for two processes of a host if they use the same folder."""
+    """A short text that is the same for two processes of a host if they use the same folder."""
     status = folder.stat()
     return sha256(f"{status.st_dev}:{status.st_ino}".encode()).hexdigest()[:16]
 
@@ -125,7 +125,7 @@ class Storage(Background):
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
     def status(self) -> StorageStatus:
-        """Returns what is known to be wrong, from memory."""
+        """What is known to be wrong, from memory."""
         unwritable = (UnwritableFolder(name, self._folders[name], why) for name, why in list(self._unwritable.items()))
         root = self._projects.root
         return StorageStatus(tuple(unwritable), tuple(_located(one, root) for one in files.damages(root)), self._disks)

@@ -120,22 +120,22 @@ redact = Redactor()  # this process's: knows the secrets in the settings and the
 
 
 def said(error: BaseException) -> str:
-    """Returns an error's message without secrets: a library's error may quote the request."""
+    """An error's message without secrets: a library's error may quote the request."""
     return redact(str(error))
 
 
 def shortened(text: str, length: int) -> str:
-    """Returns the beginning of an untrusted text without secrets; the cut never leaves part of a secret."""
+    """The beginning of an untrusted text without secrets; the cut never leaves part of a secret."""
     text = redact(text)
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _forms(secret: str) -> set[str]:
-    """Returns the secret as it is, and encoded once or twice, for example if an error is quoted in JSON."""
+    """The secret as it is, and encoded once or twice, for example if an error is quoted in JSON."""
     once = {write(text) for text in (secret, secret.strip()) for write in _WRITTEN}
     return once | {write(form) for form in once for write in _WRITTEN}
 
 
 def basic_authorization(user: str, password: str) -> str:
-    """Returns what follows `Basic` in the header; it is as sensitive as the password."""
+    """What follows `Basic` in the header; it is as sensitive as the password."""
     return base64.b64encode(f"{user}:{password}".encode()).decode()

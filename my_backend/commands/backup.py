@@ -78,7 +78,7 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
 
 
 def _back_up_project(copy: "_Copy", target: Path) -> int | None:
-    """Returns the number of versions, None if the project can't be listed or locked: then nothing of it is copied.
+    """The number of versions, None if the project can't be listed or locked: then nothing of it is copied.
 
     The learned state is written after its version, so it is copied before.
     """
@@ -133,7 +133,7 @@ class _Copy:
             self._copy(source, target, inside)
 
     def names_in(self, folder: Path) -> list[str] | None:
-        """Returns the sorted names in a folder; None, with a note unless it doesn't exist, if it can't be listed."""
+        """The sorted names in a folder; None, with a note unless it doesn't exist, if it can't be listed."""
         try:
             return sorted(path.name for path in folder.iterdir())
         except FileNotFoundError:
@@ -176,7 +176,7 @@ class _Copy:
             self._copied[identity] = target
 
     def _copy_file(self, source: Path, target: Path) -> bool:
-        """Returns whether the source was readable; raises OSError if the backup can't be written."""
+        """Whether the source was readable; raises OSError if the backup can't be written."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as copy:
             for chunk in self._read(source):
@@ -204,5 +204,5 @@ class _Copy:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
-    """Returns an identity that all hard links and paths of a file or folder share."""
+    """An identity that all hard links and paths of a file or folder share."""
     return found.st_dev, found.st_ino

@@ -179,7 +179,7 @@ def _can_open_output() -> bool:
 
 
 def _longest_queue() -> int:
-    """Returns how many connections may wait for a thread; with more than the system allows, uWSGI doesn't start."""
+    """How many connections may wait for a thread; with more than the system allows, uWSGI doesn't start."""
     try:
         return min(QUEUE, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     except (OSError, ValueError):

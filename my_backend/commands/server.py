@@ -63,7 +63,7 @@ def _serve(settings: Settings) -> None:
 
 
 def application_for_uwsgi() -> Flask:
-    """Returns the application for a uWSGI process with its threads running; they stop when the process ends.
+    """The application for a uWSGI process with its threads running; they stop when the process ends.
 
     If the model class or a folder can't be used, uWSGI ends: a server that is never ready would hide the reason.
     """

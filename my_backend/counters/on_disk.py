@@ -19,12 +19,12 @@ _KEY = TypeAdapter(tuple[str, dict[str, str]])
 
 
 def key_of(sample: Sample) -> str:
-    """Returns a key made of a sample's name and labels."""
+    """A key made of a sample's name and labels."""
     return json.dumps([sample.name, sample.labels], sort_keys=True)
 
 
 def _is_key(key: str) -> bool:
-    """Returns whether `key_of` could have made this key."""
+    """Whether `key_of` could have made this key."""
     try:
         _KEY.validate_json(key, strict=True)
     except ValueError:
@@ -53,7 +53,7 @@ class Tally:
             log.warning("can't save the counts for /metrics: %s", error)
 
     def sums(self) -> Sums:
-        """Returns the sums by the keys of their samples."""
+        """The sums by the keys of their samples."""
         sums = files.read_record(self.path, _SUMS) or {}
         return {key: value for key, value in sums.items() if _is_key(key)}
 

@@ -19,7 +19,7 @@ class ConfigProblems:
         self._parsing = threading.Lock()
 
     def of(self, projects: Iterable[Project]) -> list[Problem]:
-        """Returns the known problems; if there are many new configs, later calls know more.
+        """The known problems; if there are many new configs, later calls know more.
 
         At least one new config is parsed, unless another thread is doing that.
         """

@@ -64,7 +64,7 @@ class Backlog(Background):
         self._damaged: list[Damaged] = []
 
     def failures(self) -> dict[str, str]:
-        """Returns the kinds of unexpected errors that keep projects from being compared, by project; from memory."""
+        """The kinds of unexpected errors that keep projects from being compared, by project; from memory."""
         return dict(self._failures)
 
     def _tick(self) -> float:

@@ -47,7 +47,7 @@ class EmbeddingJob:
         self._submit = submit
 
     def __call__(self, running: RunningJob) -> Json:
-        """Returns how many `ranges` were embedded, with how many `tasks` and readable `images`; raises BackendError."""
+        """How many `ranges` were embedded, with how many `tasks` and readable `images`; raises BackendError."""
         project = self._projects.get(running.job.project)
         embeddings = Embeddings(project.folder)
         try:

@@ -38,12 +38,12 @@ class Learned:
     updated: str = ""
 
     def without(self, missed: Sequence[MediaRequest]) -> "Learned":
-        """Returns this record, with these images noted as missed."""
+        """This record, with these images noted as missed."""
         some = random.sample(missed, min(len(missed), MOST_MISSED))  # all may be of one host that never comes back
         return replace(self, missed=[(request.url, request.task_id) for request in some])
 
     def can_read_missed(self, media: Media) -> bool:
-        """Returns whether an image that was missed can be read now; tries only some of them."""
+        """Whether an image that was missed can be read now; tries only some of them."""
         some = random.sample(self.missed, min(len(self.missed), TRIED_AT_ONCE))
         return any(isinstance(one, MediaFile) for one in media.fetch_all([MediaRequest(*one) for one in some]))
 

@@ -28,7 +28,7 @@ class JobQueue(Protocol):
     """A queue that runs jobs in this process or in workers."""
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
-        """Returns a job that will learn all current annotations: a new one, or one that hasn't read them yet.
+        """A job that will learn all current annotations: a new one, or one that hasn't read them yet.
 
         For each project and kind, at most one job runs and one waits. Raises NotFound if the project was deleted.
         """
@@ -37,7 +37,7 @@ class JobQueue(Protocol):
         """Cancels a waiting or running job; raises NotFound."""
 
     def status(self) -> QueueStatus:
-        """Returns whether jobs can run at the moment, from memory."""
+        """Whether jobs can run at the moment, from memory."""
 
     def start(self) -> None:
         """Starts to run jobs, first those that an earlier process left unfinished."""

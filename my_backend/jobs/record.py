@@ -23,7 +23,7 @@ _JOB_ID = re.compile(rf"({'|'.join(get_args(Kind))})-[a-z0-9T-]{{1,58}}")
 
 
 def is_job_id(text: str) -> bool:
-    """Returns whether this can be a job's id, which is also a file name."""
+    """Whether this can be a job's id, which is also a file name."""
     return bool(_JOB_ID.fullmatch(text))
 
 
@@ -41,7 +41,7 @@ _EPOCHS = TypeAdapter(list[Epoch])
 
 
 def read_epochs(records: Any) -> list[Epoch]:
-    """Returns the epochs of a version's training; none if they are damaged or an older release published it."""
+    """The epochs of a version's training; none if they are damaged or an older release published it."""
     try:
         return _EPOCHS.validate_python(records)
     except ValidationError:

@@ -147,7 +147,7 @@ class OwnQueue(Queue):
 
 
 def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:
-    """Returns RQ's queue for a kind of job; a worker can be reserved for one kind."""
+    """RQ's queue for a kind of job; a worker can be reserved for one kind."""
     return OwnQueue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
 
 
@@ -184,7 +184,7 @@ class Handover:
             self(self._store.get(job_id).project)
 
     def _known(self, kind: Kind) -> set[str]:
-        """Returns the jobs that wait in Redis, and those with a recent heartbeat from a worker."""
+        """The jobs that wait in Redis, and those with a recent heartbeat from a worker."""
         queue = self.queues[kind]
         waiting = cast(
             list[bytes], self._connection.lrange(queue.key, 0, -1)
@@ -194,7 +194,7 @@ class Handover:
         return {entry.decode(errors="replace").partition(":")[0] for entry in (*waiting, *leased)}
 
     def _is_left(self, job: Job) -> bool:
-        """Returns whether the job is left to run: it may be running unknown to Redis, or have just ended."""
+        """Whether the job is left to run: it may be running unknown to Redis, or have just ended."""
         try:
             with self._store.claimed(job):
                 return self._store.get(job.id).unfinished
@@ -299,22 +299,22 @@ class RqQueue(Background):
 
 
 def is_replica(connection: Redis) -> bool:
-    """Returns whether this Redis is read-only, so that no worker can register; raises RedisError."""
+    """Whether this Redis is read-only, so that no worker can register; raises RedisError."""
     return bool(connection.info("replication").get("role") == "slave")
 
 
 def has_refused(connection: Redis) -> bool:
-    """Returns whether a worker refused a job within the last hour; raises RedisError."""
+    """Whether a worker refused a job within the last hour; raises RedisError."""
     return bool(connection.exists(REFUSED))
 
 
 def worker_keys(queue: Queue) -> set[bytes]:
-    """Returns the keys of all workers that have listened to this queue; raises RedisError."""
+    """The keys of all workers that have listened to this queue; raises RedisError."""
     return cast(set[bytes], queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name))
 
 
 def workers_of(queues: Mapping[Kind, OwnQueue], connection: Redis) -> dict[Kind, int]:
-    """Returns how many workers listen for each kind; raises RedisError."""
+    """How many workers listen for each kind; raises RedisError."""
     # The keys of killed workers expire, but their names stay.
     names = {kind: worker_keys(queue) for kind, queue in queues.items()}
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}

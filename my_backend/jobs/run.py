@@ -88,7 +88,7 @@ class RunningJob:
 
 
 def as_json(value: Any, given: str) -> Any:
-    """Returns a copy of what a model class has given, as JSON values; numbers of NumPy and torch become ordinary ones.
+    """A copy of what a model class has given, as JSON values; numbers of NumPy and torch become ordinary ones.
 
     Raises TrainingError if that is impossible; `given` is the beginning of its message.
     """
@@ -105,7 +105,7 @@ def _number(value: Any) -> Any:
 
 
 def _lengthened(history: list[Epoch], progress: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
-    """Returns the history with the epoch from a record; if a phase restarts, so does its curve."""
+    """The history with the epoch from a record; if a phase restarts, so does its curve."""
     epoch = record.get("epoch")
     if not isinstance(epoch, int):
         return history
@@ -171,7 +171,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
 
 
 def interrupted(job: Job) -> Job:
-    """Returns the job as queued again, without counting this attempt."""
+    """The job as queued again, without counting this attempt."""
     return replace(job, status="queued", attempts=job.attempts - 1, futile=max(0, job.futile - 1))
 
 

@@ -37,7 +37,7 @@ class JobStore:
         self._ended: set[str] = set()  # files of ended jobs, which don't change; there are many
 
     def folder(self, project: str) -> Path:
-        """Returns the folder with the project's records; it changes whenever one of them does."""
+        """The folder with the project's records; it changes whenever one of them does."""
         return self._folder / project / JOBS_FOLDER
 
     def save(self, job: Job, *, sync: files.Sync = "all") -> None:
@@ -75,11 +75,11 @@ class JobStore:
         return job
 
     def of_project(self, project: str) -> list[Job]:
-        """Returns the project's jobs, from the oldest to the newest."""
+        """The project's jobs, from the oldest to the newest."""
         return self._read(self._files(project, KINDS))
 
     def newest(self, project: str, count: int, kinds: Container[Kind] = KINDS) -> list[Job]:
-        """Returns the newest jobs, newest first; the only others that it reads are of the same second."""
+        """The newest jobs, newest first; the only others that it reads are of the same second."""
         paths = sorted(self._files(project, kinds), key=_second, reverse=True)
         oldest = _second(paths[count - 1]) if len(paths) >= count else ""
         return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
@@ -88,7 +88,7 @@ class JobStore:
         return self._read(self._files("*", KINDS))
 
     def unfinished(self, project: str = "*", kinds: Container[Kind] = KINDS) -> list[Job]:
-        """Returns the unfinished jobs of one project or of all, oldest first; fast however many jobs have ended."""
+        """The unfinished jobs of one project or of all, oldest first; fast however many jobs have ended."""
         jobs = self._read(path for path in self._files(project, kinds) if path.name not in self._ended)
         if len(self._ended) > REMEMBERED_JOBS:
             self._ended.clear()
@@ -105,7 +105,7 @@ class JobStore:
         return sorted((job for job in jobs if job), key=lambda job: (job.created, job.id))
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a lock, shared by all processes, to hold while deciding from the records what to do with jobs."""
+        """A lock, shared by all processes, to hold while deciding from the records what to do with jobs."""
         return files.locked(self._folder / ".jobs")
 
     @contextlib.contextmanager
@@ -125,13 +125,13 @@ class JobStore:
         return self._folder / job.project / WORK_FOLDER / f".{job.id if job.kind == EMBED else job.kind}"
 
     def _work_folder(self, job: Job) -> Path:
-        """Returns the folder for the files of all runs of the project's jobs, after creating it if it is missing."""
+        """The folder for the files of all runs of the project's jobs, after creating it if it is missing."""
         folder = self._folder / job.project / WORK_FOLDER
         folder.mkdir(exist_ok=True)
         return folder
 
     def workdir(self, job: Job) -> Path:
-        """Returns the folder for this run's files, which outlive the process."""
+        """The folder for this run's files, which outlive the process."""
         return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
 
     def make_workdir(self, job: Job) -> Path:
@@ -157,11 +157,11 @@ class JobStore:
             files.write(self._cancel_marker(job), "")
 
     def cancel_requested(self, job: Job) -> bool:
-        """Returns whether the job was canceled, or deleted with its project."""
+        """Whether the job was canceled, or deleted with its project."""
         return self._cancel_marker(job).exists() or not self.has(job)
 
     def will_read(self, job: Job) -> bool:
-        """Returns whether an unfinished job will still read annotations, so that later ones need no other job."""
+        """Whether an unfinished job will still read annotations, so that later ones need no other job."""
         return not self.cancel_requested(job) and (job.status == "queued" or not job.annotations_read)
 
     def has(self, job: Job) -> bool:
@@ -189,7 +189,7 @@ class JobStore:
                 work.parent.rmdir()
 
     def _is_deleted(self, project: str) -> bool:
-        """Returns whether a project that had a job was deleted; raises OSError if its folder can't be read.
+        """Whether a project that had a job was deleted; raises OSError if its folder can't be read.
 
         A missing record isn't enough: a project with a lost `project.json` still has its versions, and records of jobs
         are thinned out. A model class that writes after the deletion brings back neither `project.json` nor the jobs'
@@ -230,5 +230,5 @@ def claimed_model_dir(settings: Settings) -> Iterator[None]:
 
 
 def _second(path: Path) -> str:
-    """Returns the second of a job's creation, which follows the kind in the file name."""
+    """The second of a job's creation, which follows the kind in the file name."""
     return path.name.partition("-")[2].partition("-")[0]

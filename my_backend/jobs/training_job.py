@@ -57,7 +57,7 @@ class TrainingJob:
         self._submit_correction = submit_correction
 
     def __call__(self, running: RunningJob) -> Json:
-        """Returns the names of the published versions and what `fit` reported about them; raises BackendError."""
+        """The names of the published versions and what `fit` reported about them; raises BackendError."""
         sent = SentAnnotations(self._projects.folder(running.job.project))
         sent_text = sent.read()
         set_aside = self._what_blocks(running, sent, sent_text)
@@ -86,7 +86,7 @@ class TrainingJob:
         return {**result, "set_aside": set_aside} if set_aside else result
 
     def _what_blocks(self, running: RunningJob, sent: SentAnnotations, text: str) -> str:
-        """Returns why no job can learn the annotations sent with a request; "" if a job can, or there are none.
+        """Why no job can learn the annotations sent with a request; "" if a job can, or there are none.
 
         They take precedence over Label Studio's annotations, so they would block those forever.
         """
@@ -149,7 +149,7 @@ class TrainingJob:
         return result
 
     def _giving_way(self, running: RunningJob, changed: int) -> Callable[[Json], None]:
-        """Returns the progress of a training run on labels that are already served: it ends if enough others come."""
+        """The progress of a training run on labels that are already served: it ends if enough others come."""
         annotation_log = self._projects.annotation_log(running.job.project)
         after = self._settings.retrain_after_annotations
 
@@ -173,7 +173,7 @@ class TrainingJob:
         self._submit_correction(uid)
 
     def _ask_label_studio(self, running: RunningJob) -> tuple[Project, PackedTasks, str]:
-        """Returns the project as it is now, its annotated tasks, and the watermark from before reading them."""
+        """The project as it is now, its annotated tasks, and the watermark from before reading them."""
         uid = running.job.project
         label_studio = self._connections.label_studio(self._projects.credentials(uid))
         if label_studio is None:
@@ -253,7 +253,7 @@ class TrainingJob:
     def _model_to_grow_from(
         self, project: Project, versions: Versions, missed: list[MediaRequest]
     ) -> tuple[ModelAPI, bool]:
-        """Returns the live version's model, and whether it could be loaded.
+        """The live version's model, and whether it could be loaded.
 
         Otherwise it is an untrained one, so that a training run repairs it.
         """
@@ -264,7 +264,7 @@ class TrainingJob:
             return self._new_model(project, None, missed), False
 
     def _loads(self, project: Project, versions: Versions, name: str) -> bool:
-        """Returns whether a version exists and its model can be loaded; the live one has just been."""
+        """Whether a version exists and its model can be loaded; the live one has just been."""
         try:
             return name == versions.live_name() or bool(self._new_model(project, versions.get(name)))
         except (Exception, SystemExit) as error:
@@ -355,18 +355,18 @@ def _labeling_history(project: Project, summaries: Iterable[PageSummary]) -> Jso
 
 
 def _shown(outputs: list[Json]) -> Json:
-    """Returns what the job's record shows of the model: what `fit` returned, without its files."""
+    """What the job's record shows of the model: what `fit` returned, without its files."""
     last = without_secrets(outputs[-1]) if outputs else {}
     return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes", "given")}
 
 
 def _digest(label_config: str, summaries: Iterable[PageSummary]) -> str:
-    """Returns a digest of everything that determines what is learned, independent of its order."""
+    """A digest of everything that determines what is learned, independent of its order."""
     return sha256(json.dumps([label_config, digest_of_annotations(summaries)]).encode()).hexdigest()
 
 
 def _checked(train_output: Any) -> Json:
-    """Returns the output of `fit` as JSON values; raises TrainingError if that is impossible."""
+    """The output of `fit` as JSON values; raises TrainingError if that is impossible."""
     if not isinstance(train_output, dict):
         raise TrainingError(f"fit() must return a dict of JSON values, not {type(train_output).__name__}")
     checked: Json = as_json(train_output, "fit() returned a value")

@@ -248,7 +248,7 @@ def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
 
 
 def is_worker_alive(settings: Settings) -> bool:
-    """Returns whether Redis has a recent heartbeat from a worker on this host."""
+    """Whether Redis has a recent heartbeat from a worker on this host."""
     connection = connect(settings)
     try:
         workers = Worker.all(connection=connection, serializer=JSONSerializer)

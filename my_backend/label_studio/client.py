@@ -316,7 +316,7 @@ class LabelStudio:
         max_bytes: int = ANSWER_BYTES,
         **arguments: Any,
     ) -> tuple[requests.Response, bytes]:
-        """Returns the answer whatever its status; raises LabelStudioError if there is none."""
+        """The answer whatever its status; raises LabelStudioError if there is none."""
         try:
             ask = self._request if authorize else self._session.request
             # Also for a token's exchange and for redirects.

@@ -69,7 +69,7 @@ class WebhookPassword:
         )
 
     def unheard(self) -> list[str]:
-        """Returns the projects whose events, as far as known, come without the password; from memory."""
+        """The projects whose events, as far as known, come without the password; from memory."""
         if not self._settings.basic_auth:
             return []
         with self._lock:

@@ -79,7 +79,7 @@ class Collector:
         return [self._raw(text)]
 
     def _event(self, text: str) -> str | None:
-        """Returns a line that already has the log's format, without secrets; None if it doesn't."""
+        """A line that already has the log's format, without secrets; None if it doesn't."""
         with suppress(ValueError, RecursionError):  # anyone can print JSON that is nested too deep
             event = json.loads(text)
             if isinstance(event, dict) and {"time", "level", "logger", "message"} <= event.keys():

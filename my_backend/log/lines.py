@@ -65,7 +65,7 @@ class JsonLines(Lines):
 
 
 def lines(form: Format, redact: Redactor) -> Lines:
-    """Returns the formatter for LOG_FORMAT."""
+    """The formatter for LOG_FORMAT."""
     return JsonLines(redact) if form == "json" else TextLines(redact)
 
 

@@ -59,12 +59,12 @@ class AnnotationLog:
     # --- counting -----------------------------------------------------------
 
     def unlearned(self) -> int:
-        """Returns how many annotations were created, changed or deleted since the last training run."""
+        """How many annotations were created, changed or deleted since the last training run."""
         changed, learned = self._counts()
         return changed - learned
 
     def count(self) -> int:
-        """Returns how many annotations were ever created, changed or deleted."""
+        """How many annotations were ever created, changed or deleted."""
         return self._counts()[0]
 
     def add(self, changes: Sequence[Change]) -> int:
@@ -127,7 +127,7 @@ class AnnotationLog:
             self._keep(tasks, count)
 
     def tasks(self) -> PackedTasks | None:
-        """Returns the annotated tasks with all events applied; None if they must be read from Label Studio.
+        """The annotated tasks with all events applied; None if they must be read from Label Studio.
 
         The tasks replace the events on the disk, so that the next call applies only later ones.
         """

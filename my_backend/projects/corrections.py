@@ -37,7 +37,7 @@ _SAID = TypeAdapter(_Said)
 
 
 def corrections_folder(project_folder: Path) -> Path:
-    """Returns the folder of a project's corrected images, each named by its content's digest, next to its labels."""
+    """The folder of a project's corrected images, each named by its content's digest, next to its labels."""
     return project_folder / "corrections"
 
 
@@ -57,7 +57,7 @@ class Corrections:
         return sorted(self._all(), key=lambda one: (one.corrected_at, one.image), reverse=True)
 
     def given(self) -> dict[str, str | None]:
-        """Returns when each image's labels were given; None if they can't be read at the moment."""
+        """When each image's labels were given; None if they can't be read at the moment."""
         known = {one.image: one.corrected_at for one in self._all()}
         return {path.stem: known.get(path.stem) for path in self._records()}
 
@@ -76,7 +76,7 @@ class Corrections:
             files.remove(self._folder / image)
 
     def _records(self) -> list[Path]:
-        """Returns the files with labels; raises OSError if the folder can't be listed: it must not look empty."""
+        """The files with labels; raises OSError if the folder can't be listed: it must not look empty."""
         if not self._folder.exists():
             return []
         return [path for path in self._folder.iterdir() if path.suffix == ".json"]
@@ -97,7 +97,7 @@ def _unknown(image: str) -> NotFound:
 
 
 def as_tasks(corrections: Sequence[Correction], tag: ImageChoices) -> list[dict[str, Any]]:
-    """Returns corrections as annotated tasks for a tag of the labeling config; `corrected` marks them."""
+    """Corrections as annotated tasks for a tag of the labeling config; `corrected` marks them."""
     return [_task(one, tag) for one in sorted(corrections, key=lambda one: one.image)]
 
 
@@ -113,6 +113,6 @@ def _task(one: Correction, tag: ImageChoices) -> dict[str, Any]:
 
 
 def _now() -> str:
-    """Returns the time in Label Studio's format, so that the two can be compared."""
+    """The time in Label Studio's format, so that the two can be compared."""
     seconds = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1e6):06d}Z"

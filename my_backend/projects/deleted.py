@@ -9,7 +9,7 @@ from my_backend.errors import NotFound
 
 
 def was_deleted(uid: str) -> NotFound:
-    """Returns the error of operations on a project that was deleted."""
+    """The error of operations on a project that was deleted."""
     return NotFound(f"project {uid} was deleted")
 
 

@@ -24,12 +24,12 @@ class Project:
 
     @property
     def id(self) -> int:
-        """Returns the project's id in Label Studio."""
+        """The project's id in Label Studio."""
         return int(self.uid.partition(".")[0])
 
     @property
     def config(self) -> LabelConfig:
-        """Returns the labeling config, parsed; each config is parsed once."""
+        """The labeling config, parsed; each config is parsed once."""
         return parse_label_config(self.label_config, self.choices_name)
 
     @property
@@ -38,7 +38,7 @@ class Project:
 
     @property
     def annotation_log(self) -> AnnotationLog:
-        """Returns the annotation log."""
+        """The annotation log."""
         return AnnotationLog(self.folder)
 
     @property

@@ -45,7 +45,7 @@ class Sighting:
 
     @property
     def name(self) -> str:
-        """Returns a name for people: that of the image file, or else the task."""
+        """A name for people: that of the image file, or else the task."""
         return name_of_url(self.url) or f"task {self.task}"
 
 
@@ -82,11 +82,11 @@ class Recent(Background):
             self._noted[project].update(dict.fromkeys(tasks))
 
     def of(self, project: str) -> list[Sighting]:
-        """Returns what this and other processes have noted, the newest last; up to a second old."""
+        """What this and other processes have noted, the newest last; up to a second old."""
         return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
     def failed(self) -> dict[str, list[Sighting]]:
-        """Returns each project's tasks whose images couldn't be read, the newest last; from memory."""
+        """Each project's tasks whose images couldn't be read, the newest last; from memory."""
         return dict(self._failed)
 
     def _tick(self) -> float:
@@ -126,7 +126,7 @@ class Recent(Background):
 
 
 def _worth_keeping(found: list[Sighting]) -> list[Sighting]:
-    """Returns the newest, and of the others the least certain and those whose image can't be read, in the same order.
+    """The newest, and of the others the least certain and those whose image can't be read, in the same order.
 
     A refresh of all predictions begins with the least certain tasks, so these are older than the others.
     """
@@ -144,7 +144,7 @@ def _worth_keeping(found: list[Sighting]) -> list[Sighting]:
 def sightings(
     tasks: list[Json], results: list[Any], reasons: dict[int, str], field: str, version: str
 ) -> list[Sighting]:
-    """Returns what to keep of predicted tasks; `reasons` maps positions to why there is no prediction."""
+    """What to keep of predicted tasks; `reasons` maps positions to why there is no prediction."""
     seen = []
     for position, (task, result) in enumerate(zip(tasks, results, strict=True)):
         number, url = task.get("id"), image_url(task.get("data") or {}, field)
@@ -167,7 +167,7 @@ def _answer(result: Any) -> tuple[tuple[str, ...], float | None]:
 
 
 def name_of_url(url: str) -> str:
-    """Returns the file name in a URL; "" if there is none."""
+    """The file name in a URL; "" if there is none."""
     try:
         parts = urlsplit(url)
     except ValueError:  # such as http://[, which a task may contain

@@ -71,7 +71,7 @@ class Projects:
 
     @classmethod
     def of(cls, settings: Settings) -> "Projects":
-        """Returns the projects in MODEL_DIR."""
+        """The projects in MODEL_DIR."""
         return cls(settings.model_dir / "projects", settings.choices)
 
     def refresh(self) -> None:
@@ -135,7 +135,7 @@ class Projects:
                 known.pop(uid, None)
 
     def folder(self, uid: str) -> Path:
-        """Returns the folder with all of the project's files."""
+        """The folder with all of the project's files."""
         return self.root / uid
 
     def all(self) -> list[Project]:
@@ -151,7 +151,7 @@ class Projects:
         return project
 
     def find(self, name: str | None) -> Project:
-        """Returns the project with this name: its id as in Label Studio's URL, or its uid.
+        """The project with this name: its id as in Label Studio's URL, or its uid.
 
         Without a name, returns the only project. Raises BadRequest if there are several and NotFound if there is none.
         """
@@ -202,7 +202,7 @@ class Projects:
                 return project
 
     def _is_stored(self, uid: str) -> bool:
-        """Returns whether the project's file still has what is in memory; assumed if its time can't be read."""
+        """Whether the project's file still has what is in memory; assumed if its time can't be read."""
         path = self.folder(uid) / PROJECT_FILE
         is_same = files.changed_ns(path) in (0, self._written.get(uid))  # otherwise another process has changed it
         return is_same and uid not in self._unsaved and not files.is_damaged(path)
@@ -236,7 +236,7 @@ class Projects:
         return project
 
     def annotation_log(self, uid: str) -> AnnotationLog:
-        """Returns the project's annotation log."""
+        """The project's annotation log."""
         return AnnotationLog(self.folder(uid))
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
@@ -274,7 +274,7 @@ class Projects:
 
 
 def project_folders(root: Path) -> set[str]:
-    """Returns the names of the projects' folders below `root`, whether their files are readable or not."""
+    """The names of the projects' folders below `root`, whether their files are readable or not."""
     try:
         return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and _is_folder(path)}
     except FileNotFoundError:
@@ -282,7 +282,7 @@ def project_folders(root: Path) -> set[str]:
 
 
 def _is_missing(path: Path) -> bool:
-    """Returns whether a file doesn't exist; False if that can't be found out."""
+    """Whether a file doesn't exist; False if that can't be found out."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -293,7 +293,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    """Returns whether this is a folder, also if the disk doesn't say: a project must not look deleted then."""
+    """Whether this is a folder, also if the disk doesn't say: a project must not look deleted then."""
     try:
         return path.is_dir()
     except OSError:

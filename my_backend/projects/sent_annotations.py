@@ -32,7 +32,7 @@ class SentAnnotations:
             files.write_json(self.path, tasks)
 
     def read(self) -> str:
-        """Returns the annotations; "" if there are none, or another job has learned them.
+        """The annotations; "" if there are none, or another job has learned them.
 
         Also "" if they can't be opened at the moment: they stay, and `Backlog` starts a training run once they can be.
         """
@@ -51,7 +51,7 @@ class SentAnnotations:
         return not (isinstance(found, Damaged) and found.unopened)
 
     def came_ns(self) -> int:
-        """Returns when they were stored, in nanoseconds since 1970."""
+        """When they were stored, in nanoseconds since 1970."""
         return files.changed_ns(self.path)
 
     def set_aside(self, text: str) -> None:

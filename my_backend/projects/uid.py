@@ -36,7 +36,7 @@ ProjectUid = Annotated[str, BeforeValidator(_read_uid), AfterValidator(_check_ui
 
 
 def project_uid(project: Json) -> str:
-    """Returns the uid by which `/setup` and `/predict` identify the project that a webhook describes.
+    """The uid by which `/setup` and `/predict` identify the project that a webhook describes.
 
     Raises ValueError if `id` or `created_at` is missing.
     """

@@ -146,7 +146,7 @@ def accuracy_words(figures: Figures) -> str:
 
 
 def read_labels(value: Any) -> dict[str, int]:
-    """Returns the number of labels that a version was trained on, by class or by source."""
+    """The number of labels that a version was trained on, by class or by source."""
     if not isinstance(value, dict):
         return {}
     return {str(name): count for name, count in value.items() if isinstance(count, int)}

@@ -8,28 +8,28 @@ _NAME = re.compile(r"v(\d+)-(\d{8}T\d{6})", re.ASCII)
 
 
 def version_name(number: int, created: float) -> str:
-    """Returns the name of a version by its number and time (seconds since 1970)."""
+    """The name of a version by its number and time (seconds since 1970)."""
     return f"v{number}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}"
 
 
 def is_version_name(name: str) -> bool:
-    """Returns whether this has the form of a version's name."""
+    """Whether this has the form of a version's name."""
     return bool(_NAME.fullmatch(name))
 
 
 def is_newer(name: str, other: str) -> bool:
-    """Returns whether a version is newer than another one of the same project, by their names."""
+    """Whether a version is newer than another one of the same project, by their names."""
     return number_of(name) > number_of(other)
 
 
 def number_of(name: str) -> int:
-    """Returns the number in a version's name: 7 for v7-20261120T132501; 0 if there is none."""
+    """The number in a version's name: 7 for v7-20261120T132501; 0 if there is none."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
 
 
 def second_of(name: str) -> float:
-    """Returns the time in a version's name in seconds since 1970; 0 if there is none."""
+    """The time in a version's name in seconds since 1970; 0 if there is none."""
     match = _NAME.fullmatch(name)
     try:
         return float(calendar.timegm(time.strptime(match[2], "%Y%m%dT%H%M%S"))) if match else 0.0

@@ -62,21 +62,21 @@ class Version:
 
     @property
     def is_first_guess(self) -> bool:
-        """Returns whether its predictions aren't learned from labels."""
+        """Whether its predictions aren't learned from labels."""
         return bool(self.train_output.get("first_guess"))
 
     @property
     def has_learned(self) -> bool:
-        """Returns whether labels were used to make it, if only to calibrate a first guess."""
+        """Whether labels were used to make it, if only to calibrate a first guess."""
         return not self.is_first_guess or bool(self.train_output.get("figures"))
 
     @property
     def number(self) -> int:
-        """Returns the number in the name: 7 for v7-20261120T132501."""
+        """The number in the name: 7 for v7-20261120T132501."""
         return number_of(self.name)
 
     def record(self) -> Json:
-        """Returns the version as JSON values."""
+        """The version as JSON values."""
         output = self.train_output
         return {
             "version": self.name,
@@ -140,7 +140,7 @@ class Versions:
         self.pointer = folder / POINTER_FILE
 
     def live_name(self) -> str:
-        """Returns the live version's name; `untrained` if there is none or the pointer is damaged."""
+        """The live version's name; `untrained` if there is none or the pointer is damaged."""
         name = self.read_pointer()
         return UNTRAINED if isinstance(name, Damaged) else name
 
@@ -154,16 +154,16 @@ class Versions:
         return files.note_missing(self.pointer) if name is None else name
 
     def _has_lost_pointer(self) -> bool:
-        """Returns whether a version was live before; the first version's number is noted only after it goes live."""
+        """Whether a version was live before; the first version's number is noted only after it goes live."""
         return (self._folder / GIVEN_FILE).exists() and any(not version.held_back for version in self.all())
 
     def live(self) -> Version | None:
-        """Returns the live version, None if there is none; raises NotFound if it is gone or damaged."""
+        """The live version, None if there is none; raises NotFound if it is gone or damaged."""
         name = self.live_name()
         return None if name == UNTRAINED else self.get(name)
 
     def has_learned(self) -> bool:
-        """Returns whether labels made the live version; also if it is damaged, because a training run renews it."""
+        """Whether labels made the live version; also if it is damaged, because a training run renews it."""
         try:
             live = self.live()
         except NotFound:
@@ -198,7 +198,7 @@ class Versions:
         )
 
     def names(self) -> list[str]:
-        """Returns the names from the oldest to the newest, including damaged versions."""
+        """The names from the oldest to the newest, including damaged versions."""
         try:
             found = [path.name for path in self._versions.iterdir()]
         except OSError:  # no such folder, or something else in its place, so nothing can be published there
@@ -206,7 +206,7 @@ class Versions:
         return sorted((name for name in found if is_version_name(name)), key=number_of)
 
     def all(self) -> list[Version]:
-        """Returns the readable versions, from the oldest to the newest."""
+        """The readable versions, from the oldest to the newest."""
         found = []
         for name in self.names():
             with suppress(NotFound):  # damaged, or thinned out meanwhile
@@ -368,11 +368,11 @@ class Versions:
             _remove_whatever(gone)
 
     def _removed(self) -> list[Path]:
-        """Returns what is left of removed versions."""
+        """What is left of removed versions."""
         return list(self._versions.glob(f"{REMOVED}*"))
 
     def pinned(self) -> list[str]:
-        """Returns the names of pinned versions, which are never removed automatically; empty if the list is damaged."""
+        """The names of pinned versions, which are never removed automatically; empty if the list is damaged."""
         pinned = self._read_pinned()
         return [] if isinstance(pinned, Damaged) else pinned
 
@@ -380,7 +380,7 @@ class Versions:
         return files.examine(self._folder / PINNED_FILE, files.json_of(_PINNED)) or []
 
     def _known_pins(self) -> list[str]:
-        """Returns the names of pinned versions; raises Conflict if the list is damaged."""
+        """The names of pinned versions; raises Conflict if the list is damaged."""
         pinned = self._read_pinned()
         if isinstance(pinned, Damaged):
             raise Conflict(
@@ -424,7 +424,7 @@ class Versions:
                 self._remove(self._versions / name)
 
     def damages(self) -> list[Damaged]:
-        """Returns the project's files that this process found damaged, including those of its versions."""
+        """The project's files that this process found damaged, including those of its versions."""
         return files.damages(self._folder)
 
     def look(self) -> None:
@@ -458,7 +458,7 @@ class Versions:
             shutil.rmtree(part, ignore_errors=True)
 
     def exported(self, name: str) -> Path:
-        """Returns the folder of a version's ONNX module; if it exists, it is complete."""
+        """The folder of a version's ONNX module; if it exists, it is complete."""
         return self._folder / EXPORTS_FOLDER / f"{name}-onnx"
 
     def keep_exported(self, name: str, part: Path) -> None:
@@ -479,7 +479,7 @@ class Versions:
             yield
 
     def _new_name(self) -> tuple[str, float]:
-        """Returns a new name and its time: `v7-20261120T132501` has a growing number and the UTC second.
+        """A new name and its time: `v7-20261120T132501` has a growing number and the UTC second.
 
         No name is used twice, even if MODEL_DIR was emptied or the clock was set back: the second always increases.
         """
@@ -488,14 +488,14 @@ class Versions:
         return version_name(number + 1, created), created
 
     def _newest(self) -> tuple[int, float]:
-        """Returns the highest number and the latest second used so far, from all sources, since each may be lost."""
+        """The highest number and the latest second used so far, from all sources, since each may be lost."""
         removed = [path.name.removeprefix(REMOVED) for path in self._removed()]
         names = [*self.names(), *removed, self.live_name(), *self.pinned()]
         given = self._given()
         return max([given[0], *map(number_of, names)]), max([given[1], *map(second_of, names)])
 
     def _given(self) -> tuple[int, float]:
-        """Returns the noted number and second."""
+        """The noted number and second."""
         return files.read_record(self._folder / GIVEN_FILE, _GIVEN) or (0, 0.0)
 
     def _is_noted(self, name: str) -> bool:
@@ -529,7 +529,7 @@ class Versions:
 
 
 def last_move(projects_folder: Path) -> str:
-    """Returns a text that changes whenever a pointer of any project moves."""
+    """A text that changes whenever a pointer of any project moves."""
     told = files.examine(projects_folder / MOVED_FILE, lambda content: content.hex())
     return told if isinstance(told, str) else ""
 
@@ -542,7 +542,7 @@ def _parse_pointer(content: bytes) -> str:
 
 
 def _best(versions: Sequence[Version]) -> str:
-    """Returns the name of the most accurate version, "" if the model class reports no accuracy."""
+    """The name of the most accurate version, "" if the model class reports no accuracy."""
     figures = [read_figures(version.train_output.get("figures")) for version in versions]
     alike = like_the_newest(figures)
     judged = [
@@ -570,7 +570,7 @@ def _empty(folder: Path) -> None:
 
 
 def _with_paths(value: Any, old: str, new: str) -> Any:
-    """Returns a copy of a JSON value in which paths below `old` are moved to `new`."""
+    """A copy of a JSON value in which paths below `old` are moved to `new`."""
     if isinstance(value, str):
         return new + value.removeprefix(old) if value == old or value.startswith(old + "/") else value
     if isinstance(value, list):
@@ -581,13 +581,13 @@ def _with_paths(value: Any, old: str, new: str) -> Any:
 
 
 def without_secrets(train_output: Json) -> Json:
-    """Returns a train_output whose texts for people are redacted: they may quote an exception of a library."""
+    """A train_output whose texts for people are redacted: they may quote an exception of a library."""
     texts = {key: redact(text) for key, text in train_output.items() if key in TEXTS and isinstance(text, str)}
     return {**train_output, **texts}
 
 
 def _names_under(value: Any, folder: Path) -> set[str]:
-    """Returns the names of the direct children of `folder` that paths in a JSON value refer to."""
+    """The names of the direct children of `folder` that paths in a JSON value refer to."""
     if isinstance(value, str):
         prefix = f"{folder}/"
         return {value.removeprefix(prefix).split("/")[0]} if value.startswith(prefix) else set()

@@ -57,7 +57,7 @@ class Live:
         deadline: float,
         failed: Callable[..., None] = lambda position, *why: None,
     ) -> list[Json | list[Any]]:
-        """Returns for each task, in order, a prediction that Label Studio can store, or `[]` if there is none.
+        """For each task, in order, a prediction that Label Studio can store, or `[]` if there is none.
 
         `deadline` (monotonic) is when the predictions are due; `failed(position, why, reason)` is called for
         images that can't be read.
@@ -75,7 +75,7 @@ class Live:
 
 
 def _signed(result: Any, name: str) -> Json | list[Any]:
-    """Returns a model's result with the version's name and without non-finite scores, or `[]` if it is empty."""
+    """A model's result with the version's name and without non-finite scores, or `[]` if it is empty."""
     if not result or not result.get("result"):
         return []
     regions = [_with_finite_score(region) for region in result["result"]]
@@ -182,7 +182,7 @@ class Serving(Background):
         return live
 
     def is_first_guess(self, project: str) -> bool:
-        """Returns whether the predictions of the project's live model aren't learned from labels; never waits."""
+        """Whether the predictions of the project's live model aren't learned from labels; never waits."""
         live = self._live.get(project)
         return live is not None and live.is_first_guess
 
@@ -192,21 +192,21 @@ class Serving(Background):
         return live.model if live else None
 
     def problem(self, project: str | None = None) -> str:
-        """Returns why the model class or the project's live version can't be loaded; "" if they are loaded."""
+        """Why the model class or the project's live version can't be loaded; "" if they are loaded."""
         if self._import_error or project is None:
             return self._import_error
         failure = self._failed.get(project)
         return str(failure) if failure else ""
 
     def status(self) -> ServingStatus:
-        """Returns what is wrong with the models, from memory."""
+        """What is wrong with the models, from memory."""
         warnings = (self._warning, *(live.warning for live in list(self._live.values())))
         different = tuple(dict.fromkeys(filter(None, warnings)))
         return ServingStatus(self._import_error, self._misspelled, different, tuple(self._failed.values()))
 
     @property
     def ready(self) -> bool:
-        """Returns whether the model class is imported and each project's live version had loaded or failed once.
+        """Whether the model class is imported and each project's live version had loaded or failed once.
 
         Projects that are added later don't change it: a request for one of them waits until its model has loaded.
         """
@@ -214,7 +214,7 @@ class Serving(Background):
 
     @property
     def model_class(self) -> type[ModelAPI] | None:
-        """Returns the model class; None until it is loaded."""
+        """The model class; None until it is loaded."""
         return self._new_model.load() if self._imported else None
 
     def refusal_to_train(self) -> str:
@@ -310,7 +310,7 @@ class Serving(Background):
         self._wanted[project.uid] = Wanted(name, self._new_model.credentials(project))
 
     def _may_have_moved(self) -> bool:
-        """Returns whether to read the pointers; one file tells if any has moved, since there may be thousands."""
+        """Whether to read the pointers; one file tells if any has moved, since there may be thousands."""
         told, now = last_move(self._projects.root), time.monotonic()
         if told == self._told and now < self._read_at + REFRESH_SECONDS:
             return False
@@ -402,7 +402,7 @@ class Serving(Background):
         return versions.publish_first(train_output, cause=cause, choices=choices)
 
     def _are_others(self, choices: tuple[str, ...], project: Project) -> bool:
-        """Returns whether the project's choices differ from those for which a version was published."""
+        """Whether the project's choices differ from those for which a version was published."""
         today = project.config.choices
         return bool(today) and choices != today
 

@@ -26,7 +26,7 @@ class ModelFactory:
         self.images = ImageCounts()  # of everything that the instances fetch
 
     def load(self) -> type[ModelAPI]:
-        """Returns the class with its defaults; raises BackendError.
+        """The class with its defaults; raises BackendError.
 
         The first call may take seconds because it imports, say, torch.
         """
@@ -52,7 +52,7 @@ class ModelFactory:
         )
 
     def credentials(self, project: Project) -> Credentials | None:
-        """Returns what `/setup` sent about the project's Label Studio; None if the settings have the URL and token."""
+        """What `/setup` sent about the project's Label Studio; None if the settings have the URL and token."""
         if self._settings.label_studio_url and self._settings.label_studio_api_key.get_secret_value():
             return None
         return self._projects.credentials(project.uid)
@@ -71,12 +71,12 @@ class ModelFactory:
         )
 
     def embeddings(self) -> EmbeddingCounts:
-        """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""
+        """The class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""
         model_class = self.loaded()
         return EmbeddingCounts(model_class.cache_lookups() if model_class else {})
 
     def loaded(self) -> type[ModelAPI] | None:
-        """Returns the class with its defaults if this process has loaded it already."""
+        """The class with its defaults if this process has loaded it already."""
         module_name, _, class_name = self._settings.model_class.partition(":")
         model_class = getattr(sys.modules.get(module_name), class_name, None)
         return with_defaults(model_class) if isinstance(model_class, type) else None

@@ -134,7 +134,7 @@ class WebhookRequest(Request):
 
     @property
     def changes(self) -> list[Change]:
-        """Returns the annotations that the event is about."""
+        """The annotations that the event is about."""
         found = _as_list(self.annotation if self.annotation is not None else self.annotations)
         tasks = _as_list(self.task)
         deleted = self.action == "ANNOTATIONS_DELETED"

@@ -52,7 +52,7 @@ class DigitImages:
         ]
 
     def train(self, server: Server, store: JobStore, **changed: str) -> str:
-        """Returns the version that comes of it, once it is live. `changed` are other labels, by their digits."""
+        """The version that comes of it, once it is live. `changed` are other labels, by their digits."""
         body = {"project": PROJECT, "label_config": LABEL_CONFIG, "annotations": self.annotated(**changed)}
         job = server.post("/train", body)["job"]
         assert eventually(lambda: not store.get(job).unfinished, DEADLINE), store.get(job)

@@ -1,4 +1,4 @@
-"""Returns every error without a traceback: as a page to browsers that open an address, as JSON to everyone else."""
+"""Every error without a traceback: as a page to browsers that open an address, as JSON to everyone else."""
 
 import logging
 from collections.abc import Callable

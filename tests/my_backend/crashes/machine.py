@@ -80,7 +80,7 @@ DEATHS = st.none() | PLACES
 
 
 def _at_point(number: int, do: Callable[[], None]) -> Callable[[str], None]:
-    """Returns a hook that calls `do` at a point; points are before each change and before the first call after it."""
+    """A hook that calls `do` at a point; points are before each change and before the first call after it."""
     points, has_changed = 0, True
 
     def call(what: str) -> None:
@@ -142,7 +142,7 @@ class TwoServers(RuleBasedStateMachine):
         return True, not knew
 
     def _takes(self, step: Step, server: int) -> World:
-        """Returns the process that does a step: a new one for a training."""
+        """The process that does a step: a new one for a training."""
         if step.annotates:
             self.notes.told.pop(step.annotates[0], None)
         return self._start() if step.trains else self.servers[server]

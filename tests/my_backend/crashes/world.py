@@ -192,7 +192,7 @@ class World:
         return task(number, choice)
 
     def remembered(self) -> "Moment":
-        """Returns what makes Label Studio as it is now."""
+        """What makes Label Studio as it is now."""
         studio = self.label_studio
         return Moment(studio, deepcopy(studio.annotated), studio.updated_at, deepcopy(studio.labels.tasks))
 
