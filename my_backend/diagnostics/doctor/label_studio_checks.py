@@ -19,6 +19,7 @@ from safe_http.session import url_without_secrets
 
 TESTED = (1, 23, 2)
 PERSONAL_TOKENS = (1, 17)  # older versions have legacy tokens only
+HOW_TO_GET_A_LEGACY_TOKEN = "use the legacy token (your avatar → Account & Settings → Access Token)"
 
 
 def check_label_studio(label_studio: LabelStudio) -> list[Check]:
@@ -48,7 +49,7 @@ def _compared(version: tuple[int, ...]) -> str:
         return ""
     if version > TESTED:
         return f"; newer than {tested}, which this backend was tested with"
-    token = "" if version >= PERSONAL_TOKENS else "; it has no personal access tokens: use the legacy token"
+    token = "" if version >= PERSONAL_TOKENS else f"; it has no personal access tokens: {HOW_TO_GET_A_LEGACY_TOKEN}"
     return f"; older than {tested}, which this backend was tested with{token}"
 
 

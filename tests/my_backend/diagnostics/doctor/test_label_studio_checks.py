@@ -28,7 +28,7 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
         ("1.23.2", "", []),
         ("1.24.0", "newer than 1.23.2", []),
         ("1.20.0.post1", "older than 1.23.2", []),
-        ("1.16.0", "it has no personal access tokens", []),
+        ("1.16.0", "use the legacy token (your avatar → Account & Settings → Access Token)", []),
         ("1.12.1", "", ["label-studio-old"]),
         ("", "of unknown version", []),
     ],
