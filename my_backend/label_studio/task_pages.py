@@ -169,7 +169,7 @@ def _after(last: int, *, annotated: bool) -> Json:
     after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
     if not annotated:
         return {"conjunction": "and", "items": [after]}
-    # An older Label Studio ignores `child_filter` and lists all tasks.
+    # Label Studio older than 1.21 ignores `child_filter` and lists all tasks.
     return {"conjunction": "or", "items": [{**after, "child_filter": one} for one in _ANNOTATED]}
 
 
