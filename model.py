@@ -28,7 +28,7 @@ from my_backend.errors import BadRequest, TrainingError
 from my_backend.label_studio.media import Media
 from my_backend.projects.packed_tasks import PackedTasks
 from task_classifier import shared
-from task_classifier.answers import answer, classified, doubt, predictions
+from task_classifier.answers import choice_probabilities, classified, doubt, predictions
 from task_classifier.task_images import TaskImages, reason_code
 from task_classifier.task_pool import TaskPool
 from task_classifier.training_run import TrainingRun
@@ -168,7 +168,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return [
             {"error": str(vector)}
             if isinstance(vector, Exception)
-            else classified(answer(classifier, tag.for_task(task["data"]), torch.tensor(vector)[None]))
+            else classified(choice_probabilities(classifier, tag.for_task(task["data"]), torch.tensor(vector)[None]))
             for task, vector in zip(tasks, vectors, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""Trains image classifiers and predicts images. Independent of Label Studio, HTTP and Redis.
+"""Trains image classifiers and predicts images. Needs no Label Studio server, web server or Redis.
 
 from image_classifier import load_model, train
 

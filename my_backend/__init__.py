@@ -1,1 +1,1 @@
-"""Serves any LabelStudioMLBase: Label Studio's protocol, jobs and versions. Contains no machine learning."""
+"""Serves any model class: Label Studio's protocol, jobs and versions. Contains no machine learning."""

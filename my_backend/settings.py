@@ -61,9 +61,7 @@ class Settings(BaseSettings, FetchSettings):
         Path("~/.cache/image-classifier"),
         description="folder for cached images and embeddings; each host needs its own, never on NFS",
     )
-    model_class: str = Field(
-        "model:ImageClassifierAPI", description="LabelStudioMLBase class to serve, as module:Class"
-    )
+    model_class: str = Field("model:ImageClassifierAPI", description="model class to serve, as module:Class")
     label_studio_url: str = Field("", description="URL at which the backend reaches Label Studio")
     label_studio_api_key: SecretStr = Field(
         SecretStr(""), description="Label Studio token (personal access token or legacy token)"

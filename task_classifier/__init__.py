@@ -1,1 +1,1 @@
-"""What `model.py` is made of: Label Studio's tasks and annotations ⇄ the classifier's images and labels."""
+"""The parts of `model.py`: tasks → labeled images, training runs, a version's files, predictions and pools."""

@@ -12,14 +12,14 @@ from image_classifier.settings import Score
 from label_studio_format.labeling_config import ImageChoices, Json
 
 
-def answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> ChoiceProbabilities:
+def choice_probabilities(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> ChoiceProbabilities:
     """The choices of the tag that the classifier knows, and their probabilities for each image."""
     return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
 
 
 def known_choices(classifier: Classifier, tag: ImageChoices) -> Sequence[str]:
     """The choices of the tag that the classifier knows."""
-    return answer(classifier, tag, classifier.head.weight[:0]).names
+    return choice_probabilities(classifier, tag, classifier.head.weight[:0]).names
 
 
 def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, list[int]]:
@@ -36,7 +36,7 @@ def predictions(
     """For each task, in order, a prediction; `[]` if the predicted class isn't one of the task's choices."""
     results: list[Json | list[Any]] = [[] for _ in tasks]
     for task_tag, rows in _by_choices(tag, tasks).items():
-        found = answer(classifier, task_tag, embeddings[rows])
+        found = choice_probabilities(classifier, task_tag, embeddings[rows])
         if found.names:
             for row, (names, sure) in zip(rows, found.chosen(score), strict=True):
                 results[row] = task_tag.prediction(names, sure) if names else []
@@ -47,7 +47,7 @@ def doubt(classifier: Classifier, tag: ImageChoices, tasks: Sequence[Json], embe
     """How unsure the classifier is about each task, 0 to 1; 1 if it knows none of the task's choices."""
     doubts = torch.zeros(len(tasks))
     for task_tag, rows in _by_choices(tag, tasks).items():
-        found = answer(classifier, task_tag, embeddings[rows])
+        found = choice_probabilities(classifier, task_tag, embeddings[rows])
         doubts[rows] = found.doubt() if found.names else 1.0
     return doubts
 

@@ -23,7 +23,7 @@ from task_classifier.task_images import TaskImages
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The labeled images, the tasks that were used or left out, and the images that were corrected manually."""
+    """The labeled images, the tasks that were used or left out, and the images corrected outside of Label Studio."""
 
     samples: list[Sample]  # of the pages that were read
     used: Usage
@@ -38,7 +38,7 @@ class LabeledImages:
         return [*self.unread, *map(record_of, self.samples)]
 
     def learned_pages(self, records: Sequence[Record]) -> list[LearnedPage]:
-        """The pages that a version has learned whose samples these are; some of the read images may be missing."""
+        """The pages that a version with these samples has learned; `records` may lack images that can't be used."""
         names = [record["name"] for record in records[len(self.unread) :]]
         return joined(self.kept, find_learned_pages(names, self.page_of, self.pages))
 
@@ -79,7 +79,7 @@ class LabelReader:
             kept = {digest: page for digest, page in kept.items() if digest not in doubtful}
         for page in kept.values():
             labeled.used.include(page.tally)
-        unread = [_drawn(record, self.random_sample) for digest in kept for record in samples[digest]]
+        unread = [_with_current_at_random(record, self.random_sample) for digest in kept for record in samples[digest]]
         return replace(labeled, kept=list(kept.values()), unread=unread)
 
     def _read_pages(self, pages: Sequence[tuple[str, str]]) -> LabeledImages:
@@ -112,7 +112,7 @@ class LabelReader:
             if isinstance(file, ImageFile)
         ]
         used.counts["image missing"] = len(chosen) - len(pairs)
-        valid = _last_words(pairs)
+        valid = _without_outdated_labels(pairs)
         if len(valid) < len(pairs):
             used.counts["labeled otherwise later"] = len(pairs) - len(valid)
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
@@ -151,7 +151,7 @@ def reading_digest(label_config: str) -> str:
     return sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _drawn(record: Record, random_sample: Container[int]) -> Record:
+def _with_current_at_random(record: Record, random_sample: Container[int]) -> Record:
     """The record, which says whether its task belongs to the random sample now."""
     at_random = record["name"].isdecimal() and int(record["name"]) in random_sample
     if at_random == record.get("at_random", False):
@@ -160,7 +160,7 @@ def _drawn(record: Record, random_sample: Container[int]) -> Record:
     return {**others, "at_random": True} if at_random else others
 
 
-def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
+def _without_outdated_labels(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
     """Removes labels that contradict a later one, for images that were corrected outside of Label Studio."""
     corrected = {sample.image.digest for task, sample in pairs if task.get("corrected")}
     last = {

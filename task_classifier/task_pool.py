@@ -1,4 +1,4 @@
-"""The images of a project's tasks, compared by their embeddings."""
+"""A project's images in memory, compared by their embeddings: the base of groups, queue, map and drift detection."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from label_studio_format.labeling_config import ImageChoices, Json
 from my_backend.errors import MediaError
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from task_classifier import shared
-from task_classifier.answers import answer, best_choices, known_choices
+from task_classifier.answers import best_choices, choice_probabilities, known_choices
 from task_classifier.task_images import READ_AT_ONCE, TaskImages
 
 
@@ -77,7 +77,7 @@ class TaskPool(ImagePool):
         columns = {name: column for column, name in enumerate(names)}
 
         def probabilities(embeddings: Tensor) -> Tensor:
-            return pad(answer(classifier, self._tag, embeddings).probabilities, (0, len(others)))
+            return pad(choice_probabilities(classifier, self._tag, embeddings).probabilities, (0, len(others)))
 
         found = self._pool.groups(
             unlabeled,
@@ -103,12 +103,12 @@ class TaskPool(ImagePool):
         """
         if classifier is None or not is_guess(classifier):
             return None
-        names, probabilities = self._answers(classifier, images)
+        names, probabilities = self._names_and_probabilities(classifier, images)
         return names[int(probabilities.mean(0).argmax())] if names else None
 
     def first(self, model: Any, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
         def doubt(embeddings: Tensor) -> Tensor:
-            found = answer(model.classifier, self._tag, embeddings)
+            found = choice_probabilities(model.classifier, self._tag, embeddings)
             return found.doubt() if found.names else torch.ones(len(embeddings))
 
         return self._pool.first(unlabeled, known, doubt if model.classifier else None, count)
@@ -116,26 +116,26 @@ class TaskPool(ImagePool):
     def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
         if not (images and model.classifier):
             return [{} for _ in images]
-        names, found = self._answers(model.classifier, images)
+        names, found = self._names_and_probabilities(model.classifier, images)
         return [dict(zip(names, row, strict=True)) for row in found.tolist()]
 
     def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
         if not (images and model.classifier):
             return []
-        names, found = self._answers(model.classifier, images, best_choices)
+        names, found = self._names_and_probabilities(model.classifier, images, best_choices)
         if not names:
             return []
         sure, columns = found.T.tolist()
         return list(zip((names[int(column)] for column in columns), sure, strict=True))
 
-    def _answers(
+    def _names_and_probabilities(
         self, classifier: Classifier, images: Sequence[int], reduced: Callable[[Tensor], Tensor] = lambda found: found
     ) -> tuple[Sequence[str], Tensor]:
         """The choices that a model knows, and their probabilities [images, choices], `reduced` to fewer columns."""
         names = known_choices(classifier, self._tag)
 
         def probabilities(embeddings: Tensor) -> Tensor:
-            return reduced(answer(classifier, self._tag, embeddings).probabilities.clamp(0, 1))
+            return reduced(choice_probabilities(classifier, self._tag, embeddings).probabilities.clamp(0, 1))
 
         return names, self._pool.apply(probabilities, images) if names else torch.empty(len(images), 0)
 

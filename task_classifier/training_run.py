@@ -45,7 +45,7 @@ FASTER = "The network now computes in 8-bit integers (int8), which is faster; a 
 
 
 class TrainingRun:
-    """Trains the head on annotated tasks and publishes it, and after it only what is better."""
+    """Trains the head on annotated tasks and publishes it; a full run may then publish a better or faster version."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class TrainingRun:
         self._read_with = reading_digest(label_config)
         self._learned = live.read_samples()
         self._hyperparameters = _hyperparameters(settings, attempt)
-        self._backbone = self._backbone_to_grow_from()
+        self._backbone = self._starting_backbone()
         self._mode = settings.train_mode
         all_layers = kind == "full" and trains_all_layers(self._mode, self._backbone, len(tasks))
         self._report = Stages(TimeLeft(progress), all_layers=all_layers)
 
     def run(self) -> Json | None:
-        """The resources of the best version; None if a full run would learn what `given` says.
+        """The resources of the last version; None if a full run has the same input as the one whose digest is `given`.
 
         Raises TrainingError if there are too few labels.
         """
@@ -93,10 +93,10 @@ class TrainingRun:
         except TooFewLabels as error:
             raise TrainingError(f"{error} {labeled.used.left_out()}".strip()) from None
         if isinstance(embedded, Updated):
-            told = self._tell(labeled.used, embedded, embedded.classifier.classes)
+            told = self._annotation_record(labeled.used, embedded, embedded.classifier.classes)
             return self._publish(self._writer(labeled).save_updated(embedded, told))
         classes = order_classes(embedded.samples, live.classes if live else (), self._tag.choices)
-        told = self._tell(labeled.used, embedded, classes)
+        told = self._annotation_record(labeled.used, embedded, classes)
         if self._kind == "full":
             told["given"] = self._digest_of_given(embedded.samples, labeled.corrected)
             if told["given"] == self._given and self._backbone.origin != FINE_TUNED:
@@ -117,7 +117,7 @@ class TrainingRun:
             output = self._improve(first, output, embedded.samples, labeled.corrected, told, writer, checkpoint)
         return output
 
-    def _backbone_to_grow_from(self) -> Backbone:
+    def _starting_backbone(self) -> Backbone:
         """The live version's backbone if it was fine-tuned, or for a quick training run; otherwise the settings' one.
 
         This way, a correction loads nothing, and changed settings take effect with the next full training run.
@@ -159,7 +159,7 @@ class TrainingRun:
         images = {sample.image.digest: sample.image for sample in labeled.samples}
         return learn_changes(lane, live.classifier, self._learned, labeled.records(), images, labeled.corrected)
 
-    def _tell(self, used: Usage, embedded: EmbeddedSamples | Updated, classes: Sequence[str]) -> Json:
+    def _annotation_record(self, used: Usage, embedded: EmbeddedSamples | Updated, classes: Sequence[str]) -> Json:
         """What a version says about its annotations; also logs this, and the images that can't be read."""
         for sample, broken in embedded.broken.items():
             log.warning("task %s: %s", sample.name, broken)

@@ -1,4 +1,4 @@
-"""A classifier ⇄ the files of a version and its resources, which `fit` returns and `train_output` brings back."""
+"""Saves classifiers as versions and loads them; makes first guesses, and decides whether a version is held back."""
 
 import json
 import logging
@@ -136,7 +136,7 @@ class VersionWriter:
             "The first guess from the names of the choices still beats a model trained on the labels. "
             f"{told['summary']}"
         )
-        return {"first_guess": kept, **_described(guess, self.folder), **told, "summary": summary}
+        return {"first_guess": kept, **_write_mistakes_and_describe(guess, self.folder), **told, "summary": summary}
 
     def _write(self, classifier: Classifier, records: Sequence[Record], told: Json) -> Json:
         """Writes a version's files, with the records of its samples, and returns its resources."""
@@ -146,7 +146,7 @@ class VersionWriter:
         classifier.save(folder, backbone_file=self.live.backbone_file(classifier.backbone))
         write_records(folder / SAMPLES_FILE, records)
         write_learned_pages(folder / PAGES_FILE, self.read_with, len(records), self.labeled.learned_pages(records))
-        return {"model_dir": str(folder), **_described(classifier, folder), **told}
+        return {"model_dir": str(folder), **_write_mistakes_and_describe(classifier, folder), **told}
 
 
 def adopt(folder: Path, workdir: Path) -> Json:
@@ -174,8 +174,8 @@ def adopt(folder: Path, workdir: Path) -> Json:
     }
 
 
-def _described(classifier: Classifier, folder: Path) -> Json:
-    """The resources that every trained version has; writes its mistakes to the folder."""
+def _write_mistakes_and_describe(classifier: Classifier, folder: Path) -> Json:
+    """Writes the mistakes to the folder; the resources that trained versions and first guesses have in common."""
     mistakes = [asdict(mistake) for mistake in classifier.mistakes]
     (folder / MISTAKES_FILE).write_text(json.dumps(mistakes, ensure_ascii=False) + "\n", encoding="utf-8")
     return {

@@ -1,4 +1,4 @@
-"""Why an image can't be fetched, in words: what a status, or a storage's answer, means; and whether it may pass."""
+"""Why an image can't be fetched, in words, and whether a later attempt may succeed."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Lists the tasks of a Label Studio project with their annotations, in pages."""
+"""Reads tasks of a Label Studio project: page by page, ranges of IDs, the newest, or a random choice."""
 
 import json
 import random

@@ -1,1 +1,1 @@
-"""Labels many tasks in Label Studio at once, at a person's request, and undoes it."""
+"""Labels many images with little work: labeling runs, the pool, and accepting without review; also detects drift."""

@@ -76,7 +76,7 @@ def test_fine_tuned_layers_are_trained_further(
 ) -> None:
     instance = ImageClassifierAPI(CONFIG, trained)
     tuned = replace(instance.backbone, origin=FINE_TUNED)
-    monkeypatch.setattr(TrainingRun, "_backbone_to_grow_from", lambda run: tuned)
+    monkeypatch.setattr(TrainingRun, "_starting_backbone", lambda run: tuned)
     assert instance.fit(labeled(shown[:30]), workdir=str(tmp_path), given=trained["given"])
 
 

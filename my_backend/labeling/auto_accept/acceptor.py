@@ -65,7 +65,7 @@ class State:
 
 
 class Acceptor(Background):
-    """Handles all requests about accepting predictions; its thread prepares plans and reads samples."""
+    """Handles all requests about accepting predictions; its thread prepares plans and follows samples and audits."""
 
     def __init__(self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare) -> None:
         super().__init__("acceptor")

@@ -1,9 +1,9 @@
 """Whether the images that were imported last look unlike the labeled ones, far more often than the older images do.
 
 Each image has a strangeness: its distance from the labeled images that it resembles most. If the newest images are of
-the same kind as the others, a tenth of them are stranger than nine tenths of the others. There is drift if they are far
-more, both by a test of significance and by their share: with hundreds of images, a harmless difference is
-significant, too.
+the same kind as the others, about 10% of them are stranger than 90% of the others. There is drift if this share is far
+higher, and a test shows that it isn't chance. The test alone isn't enough: with hundreds of images, even a harmless
+difference is significant.
 
 "The others" are the labeled images, each compared with the rest of them, and the older unlabeled ones. Labels that
 people or active learning have chosen aren't a random sample: images in a group are less strange among themselves than
