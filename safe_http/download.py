@@ -41,8 +41,9 @@ class Downloader:
     def __call__(self, url: str) -> bytes:
         """The image's bytes, which begin as an image does; raises DownloadError.
 
-        A server that answers 429, or names a time in Retry-After, gets no request of any thread until then. If it has
-        refused many images in a row, it gets none at all.
+        After a failure that may pass, or if the download is cut short, it tries again. A server that answers 429, or
+        names a time in Retry-After, gets no request of any thread until then. If it has refused many images in a row,
+        it gets none at all.
         """
         try:
             body = self._body(url)

@@ -18,7 +18,14 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
 
 from safe_http.deadline import TimedResponse, until
 from safe_http.https_proxy import HttpsProxy
@@ -345,6 +352,8 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
             yield chunk
     except ReadTimeoutError as error:
         raise requests.ReadTimeout(error) from error
+    except DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
     except HTTPError as error:
         raise requests.ConnectionError(error) from error
 

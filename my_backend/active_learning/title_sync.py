@@ -77,9 +77,9 @@ class TitleSync:
         except LabelStudioError as error:
             status = TitleStatus("failed", error=str(error))
             log.info("project %s: can't change the model's title in Label Studio: %s", project.uid, error)
-            self._look_again(watch)
+            self._visit_again(watch)
         except Exception:
-            self._look_again(watch)
+            self._visit_again(watch)
             raise
         if status is None:
             self._statuses.pop(project.uid, None)
@@ -100,7 +100,7 @@ class TitleSync:
                 watch = self._watched[uid] = _Watch(version, due, watch.visited)
             return watch
 
-    def _look_again(self, watch: _Watch) -> None:
+    def _visit_again(self, watch: _Watch) -> None:
         with self._lock:
             watch.pause = min(2 * watch.pause, LONGEST_SECONDS)
             watch.due = watch.visited + watch.pause
@@ -120,7 +120,7 @@ class TitleSync:
             # the title that it read before, so a change may be lost: it has to be seen once.
             watch.pause = SOON_SECONDS
         if not watch.in_order and watch.pause < LONGEST_SECONDS:
-            self._look_again(watch)
+            self._visit_again(watch)
         return status
 
     def _give_back(self, title: Title, project: Project, watch: _Watch) -> None:

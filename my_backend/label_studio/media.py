@@ -142,10 +142,11 @@ class Media:
 
     def _outcome(self, future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
         if not future.done():
-            future.cancel()
+            never_began = future.cancel()  # otherwise its thread logs the outcome
+            said = f"{_short(request.url)}: fetching it took too long"
             if stored := self._cache.stored(self._key(request)):
-                return stored[0]
-            return MediaError(f"{_short(request.url)}: fetching it took too long", "too_late")
+                return _stored_instead(said, stored) if never_began else stored[0]
+            return MediaError(said, "too_late")
         try:
             return future.result()
         except MediaError as error:
@@ -177,10 +178,7 @@ class Media:
             place = f"task {request.task_id}: " if request.task_id is not None else ""
             said = f"{place}{_short(request.url)}: {explain(error)}"
             if is_outage(error, outcome) and (stored := self._cache.stored(self._key(request))):
-                file, fetched = stored
-                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(fetched))
-                log.info("%s; using the image fetched at %s", said, when)
-                return file
+                return _stored_instead(said, stored)
             if self._missed is not None and may_pass(request.url, error, outcome):
                 self._missed.append(request)
             raise MediaError(f"{said}{remedy_of(error)}", outcome) from error
@@ -297,6 +295,13 @@ def _wait_until_fewer(most: int, futures: Iterable[Future[MediaFile]]) -> None:
 def _check_is_image(body: bytes) -> None:
     if not is_image(body):
         raise MediaError(what_came(body), "not_an_image")
+
+
+def _stored_instead(why: str, stored: tuple[MediaFile, float]) -> MediaFile:
+    """The stored image, whose use is logged."""
+    file, fetched = stored
+    log.info("%s; using the image fetched at %s", why, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(fetched)))
+    return file
 
 
 def _short(url: str) -> str:

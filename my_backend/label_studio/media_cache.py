@@ -24,7 +24,7 @@ SETTLED_SECONDS = 60.0  # after which a new folder has been locked by the proces
 
 Known = dict[str, tuple[str, float]]  # URL's key → digest, fetched at
 
-_NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], float])  # digest, fetched at
+_NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], files.Moment])  # digest, fetched at
 
 
 @dataclass(frozen=True)

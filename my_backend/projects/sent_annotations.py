@@ -44,9 +44,11 @@ class SentAnnotations:
         return text
 
     def exist(self) -> bool:
+        """Whether there are any, readable or not."""
         return self.path.exists()
 
     def can_be_opened(self) -> bool:
+        """False if the disk returns an error at the moment."""
         found = files.examine(self.path, len)
         return not (isinstance(found, Damaged) and found.unopened)
 
@@ -65,11 +67,12 @@ class SentAnnotations:
             self.path.unlink(missing_ok=True)
 
     def forget_all(self) -> None:
-        """Removes them, because their training run was canceled before it started."""
+        """Removes the annotations, whichever they are: their training run was canceled before it started."""
         self.path.unlink(missing_ok=True)
 
 
 def are_tasks(text: str) -> bool:
+    """Whether the text is a list of annotated tasks, as JSON."""
     try:
         _TASKS.validate_json(text)
     except ValidationError:

@@ -479,7 +479,7 @@ class Versions:
             yield
 
     def _new_name(self) -> tuple[str, float]:
-        """A new name and its time: `v7-20261120T132501` has a growing number and the UTC second.
+        """A new name and its time.
 
         No name is used twice, even if MODEL_DIR was emptied or the clock was set back: the second always increases.
         """

@@ -91,7 +91,7 @@ def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp
     assert output["held_back"].startswith(start)
     after, before = re.findall(r"([\d.]+)%", output["held_back"])
     assert float(after) < float(before) - 30
-    # Whoever grows from it is compared with it, and may well be better.
+    # A version that starts from it is compared with it, and may well be better.
     assert fit(labeled(shown[:57]), tmp_path / "corrected", output)["held_back"] == ""
 
 

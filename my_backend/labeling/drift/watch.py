@@ -147,9 +147,8 @@ class DriftWatch(Background):
     def _compared(self, live: Live, images: ImagePool, *parts: Sequence[Json]) -> DriftedImages | None:
         """Compares the newest unlabeled tasks with labeled ones and older unlabeled ones; `images` is empty."""
         tasks = [task for part in parts for task in part]
-        digests = images.add(
-            tasks, self._raise_if_stopping
-        )  # all at once: each image has a part in what the pool compares by
+        # All at once: each image has a part in what the pool compares by.
+        digests = images.add(tasks, self._raise_if_stopping)
         shown = [task["id"] for task, digest in zip(tasks, digests, strict=True) if digest is not None]
         image_of = {task: image for image, task in enumerate(shown)}
         newest, labeled, older = ([image_of[task["id"]] for task in part if task["id"] in image_of] for part in parts)

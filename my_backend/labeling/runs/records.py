@@ -66,7 +66,8 @@ class Run:
     done: int = 0  # tasks that the current attempt has dealt with
     written: int = 0  # tasks that have the run's annotation, or had it before the last undo
     undone: int = 0  # of these, tasks that have lost it to the last undo
-    removing: list[int] = field(default_factory=list)  # tasks whose annotation an undo is removing, or was at its end
+    # Tasks whose annotation an undo is removing, or was removing when it was interrupted.
+    removing: list[int] = field(default_factory=list)
     withdrawn: list[int] = field(default_factory=list)  # tasks that were undone alone; [] if `undo` means all of them
     left_alone: dict[Reason, list[int]] = field(default_factory=dict)  # tasks
     began: bool = False  # an attempt had the right to write, so annotations may exist

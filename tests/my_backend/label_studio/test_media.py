@@ -264,7 +264,7 @@ def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down
 
 
 def test_stored_images_are_used_at_the_deadline_although_their_trust_has_ended(
-    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server doesn't answer: at the deadline, some requests are in progress, and the others wait for a thread."""
     silent = threading.Event()
@@ -275,9 +275,11 @@ def test_stored_images_are_used_at_the_deadline_although_their_trust_has_ended(
     later = time.time() + 61
     monkeypatch.setattr("my_backend.label_studio.media_cache.time.time", lambda: later)
     silent.set()
+    caplog.set_level(logging.INFO)
 
     assert media.fetch_all(requests, time.monotonic() + 0.3) == stored
     assert media.fetch_all(requests, time.monotonic()) == stored
+    assert "fetching it took too long; using the image fetched at " in caplog.text
 
 
 def test_same_path_in_two_label_studios_is_two_images(open_media: OpenMedia) -> None:

@@ -1,5 +1,6 @@
 """Tests of the cache of images on disk: what it keeps, removes and holds."""
 
+import json
 import os
 import resource
 import shutil
@@ -52,6 +53,20 @@ def test_note_that_is_damaged_is_fetched_again(
     pool.known.clear()  # as in another process
 
     assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == PNG
+
+
+@pytest.mark.parametrize("time", [-9e99, 9e99])
+def test_image_that_was_fetched_at_an_impossible_time_is_fetched_again(
+    open_media: OpenMedia, pool: MediaPool, start: Start, tmp_path: Path, time: float
+) -> None:
+    server = start()
+    file = open_media(None, server.host).fetch(MediaRequest(server.url))
+    (note,) = (tmp_path / "media" / "urls").iterdir()
+    note.write_text(json.dumps([file.digest, time]))
+    pool.known.clear()
+
+    assert open_media(None, server.host).fetch(MediaRequest(server.url)) == file
+    assert len(server.seen) == 2
 
 
 def test_url_is_known_to_all_media_of_a_process(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
