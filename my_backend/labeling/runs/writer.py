@@ -6,7 +6,7 @@ a token that a person gave stays in the memory of the process that got it.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -177,6 +177,7 @@ class Writer(Background):
 
     def _tick(self) -> float:
         held: set[str] = set()  # projects with an undo that has to wait: later runs may label the same tasks again
+        tokens = dict(self._tokens)
         # Found before the runs are read: an undo that was requested before one of these runs is then among the runs.
         free = {run for run, token in list(self._tokens.items()) if not self._is_waiting(token)}
         for run in self.store.open():
@@ -188,8 +189,26 @@ class Writer(Background):
         left = [replace(run, error=self._faults.get(run.id, run.error)) for run in self.store.open()]
         self._faults = {run.id: self._faults[run.id] for run in left if run.id in self._faults}
         self._halted = {run.id: HaltedRun(run, state) for run in left if (state := self._why_halted(run))}
+        self._forget_ended(tokens, {run.id for run in left})
         waiting = [self._retries.get(run.id, _Retry()).due for run in left if run.unfinished and self._has_token(run)]
         return max(BUSY_SECONDS, min([LOOK_SECONDS, *(due - time.monotonic() for due in waiting)]))
+
+    def _forget_ended(self, tokens: Mapping[str, str], left: Container[str]) -> None:
+        """Forgets what is known of runs that another process has ended, or that were deleted with their project.
+
+        `tokens` are those from before the runs that are `left` were read: a later one belongs to a newer action.
+        """
+        for run in [run for run in tokens if run not in left]:
+            if self._has_ended(run) and self._tokens.get(run) is tokens[run]:
+                self._forget_token(run)
+        for run in [run for run in list(self._retries) if run not in left]:
+            self._retries.pop(run, None)
+
+    def _has_ended(self, run_id: str) -> bool:
+        try:
+            return self.store.get(run_id).status == "finished"
+        except NotFound:
+            return True
 
     def _try(self, run: Run) -> None:
         """Makes an attempt; an error that can't be stored in the run, as of its files, doesn't stop other runs."""

@@ -356,6 +356,22 @@ def test_run_of_a_deleted_project_leaves_nothing_behind(make_writer: MakeWriter,
     assert writer._tokens == {}
 
 
+def test_token_of_a_run_is_forgotten_however_the_run_ended(make_writer: MakeWriter, labels: FakeLabels) -> None:
+    """Otherwise these tokens would one day be too many, and no run would be accepted until the next start."""
+    writer, other, token = make_writer(), make_writer(), "a-token-of-a-person-that-is-long-enough"
+    undone = writer.submit(CONNECTED, [Labels(["Cat"], labels.add(1))], token)
+    waiting = writer.submit(CONNECTED, [Labels(["Cat"], labels.add(1))], token)
+    writer._is_waiting = lambda token: True  # so it isn't carried out yet
+
+    end(other, other.undo(undone.id))  # by the backend's own token
+    writer._tick()
+    assert writer._tokens.keys() == {waiting.id}
+
+    Projects(writer.store._root).delete(CONNECTED.uid)
+    writer._tick()
+    assert writer._tokens == {}
+
+
 def test_failed_run_that_may_have_written_is_kept(
     writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
