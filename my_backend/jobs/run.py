@@ -134,7 +134,7 @@ def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool
     job = replace(job, attempts=job.attempts + 1, futile=job.futile + 1)
     running = RunningJob(replace(job, runner=token_hex(4)), store, shutting_down)
     store.update(running.job)
-    store.take_over(running.job)
+    store.take_over(running.job, job.runner)
     log.info("job %s: started (%s)", job.id, job.cause)
     try:
         after = _work_on(running, work)

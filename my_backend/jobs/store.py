@@ -141,15 +141,23 @@ class JobStore:
             self.workdir(job).mkdir(exist_ok=True)
         return self.workdir(job)
 
-    def take_over(self, job: Job) -> None:
-        """Moves the files of earlier runs to this run, so that training continues from their checkpoint.
+    def take_over(self, job: Job, last: str) -> None:
+        """Moves the files of the `last` runner to this run, so that training continues from their checkpoint.
 
-        If an earlier run is still going unnoticed, it no longer finds its folder, so its files can't mix with these.
+        If an earlier run is still going unnoticed, it no longer finds its folder, so its files can't mix with these. If
+        it has created its folder again, that is removed.
         """
         mine = self.workdir(job)
-        for left in mine.parent.glob(f"{job.id}*"):
+        for left in sorted(self._workdirs(job), key=lambda left: left.name != f"{job.id}.{last}"):
+            if mine.exists():
+                shutil.rmtree(left, ignore_errors=True)
+                continue
             with contextlib.suppress(FileNotFoundError):
                 os.replace(left, mine)
+
+    def _workdirs(self, job: Job) -> list[Path]:
+        """The folders of all runs of a job; those of older releases have only the job's id in their name."""
+        return list(self.workdir(job).parent.glob(f"{job.id}*"))
 
     def request_cancel(self, job: Job) -> None:
         """Asks a running job, in any process, to end at its next step."""
@@ -172,7 +180,8 @@ class JobStore:
 
     def clear(self, job: Job) -> None:
         """Removes the files that only an unfinished job needs."""
-        shutil.rmtree(self.workdir(job), ignore_errors=True)
+        for left in self._workdirs(job):
+            shutil.rmtree(left, ignore_errors=True)
         self._cancel_marker(job).unlink(missing_ok=True)
         if job.kind == EMBED:  # its claim is its own; nobody takes the job again after its end
             self._claim(job).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,31 @@ def test_job_that_another_took_over_no_longer_changes_anything(
     assert (kept.status, kept.attempts) == ("started", 2)
     ended = store.get(job.id)
     assert (ended.status, ended.result, ended.error) == ("finished", {"versions": ["v2"]}, "")
+    assert list(store.workdir(ended).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("last", ["aaaaaaaa", "bbbbbbbb"])
+def test_job_continues_the_last_run_if_several_left_their_folder(store: JobStore, last: str) -> None:
+    """As where a process that another one took over created its folder again, and was killed then."""
+    job = submitted(store, status="started", runner=last)
+    for runner in ("aaaaaaaa", "bbbbbbbb"):
+        left = RunningJob(replace(job, runner=runner), store, lambda: False)
+        store.workdir(left.job).mkdir(parents=True)
+        checkpoint(store, left).write_text(runner)
+
+    ended = run(job, store, lambda running: {"found": checkpoint(store, running).read_text()})
+
+    assert ended.result == {"found": last}
+    assert list(store.workdir(ended).parent.iterdir()) == []
+
+
+def test_ended_job_leaves_no_folder_of_another_run(store: JobStore) -> None:
+    def work(running: RunningJob) -> dict[str, Any]:
+        store.workdir(replace(running.job, runner="aaaaaaaa")).mkdir(parents=True)
+        return {}
+
+    ended = run(submitted(store), store, work)
+
     assert list(store.workdir(ended).parent.iterdir()) == []
 
 
