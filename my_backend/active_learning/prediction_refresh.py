@@ -43,7 +43,7 @@ class _Turn:
 
     version: str
     due: float
-    pause: float = 0.0  # after the last error
+    pause: float = 0.0  # after the last error; 0 once predictions were stored since
     run: RefreshRun | None = None
     asked: dict[int, float] = field(default_factory=dict)  # task → when Label Studio requested it (monotonic)
 
@@ -175,6 +175,7 @@ class PredictionRefresh(Background):
         stored = turn.run.step(live, turn.asked, check)
         if stored:
             self._stored(project.uid)
+            turn.pause = 0.0
             turn.due = 2 * time.monotonic() - began
         elif not turn.run.finished:
             turn.due = time.monotonic() + QUIET_SECONDS

@@ -1,11 +1,14 @@
 """When stored predictions are refreshed, and when not."""
 
 import threading
+from itertools import count
 from typing import Any
 
 import pytest
 
 from my_backend.active_learning import prediction_refresh
+from my_backend.active_learning.stored_predictions import StoredPredictions
+from my_backend.errors import LabelStudioError
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
@@ -126,6 +129,28 @@ def test_label_studio_that_cannot_be_asked_is_asked_again(
         label_studio.forbids = set()
         assert eventually(lambda: versions(label_studio) == {version})
         assert eventually(lambda: not problems(client))
+
+
+def test_pause_after_an_error_is_short_again_once_predictions_were_stored(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each error in the hours of a long refresh makes the next pause longer, up to ten minutes."""
+    calls, real = count(1), StoredPredictions.add
+
+    def add(stored: StoredPredictions, task: int, prediction: Any) -> None:
+        if next(calls) % 30 in (27, 28, 29):
+            raise LabelStudioError("Label Studio can't store it")
+        real(stored, task, prediction)
+
+    monkeypatch.setattr(StoredPredictions, "add", add)
+    for _ in range(100):
+        label_studio.predicted.add()
+    with serve(**settings) as client:
+        client.setup()
+        version = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {version})
+        assert next(calls) > 100, "there were errors"
+        assert client.backend.prediction_refresh._turns[PROJECT].pause == 0
 
 
 def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
