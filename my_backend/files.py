@@ -26,6 +26,7 @@ Value = TypeVar("Value")
 # none: possibly damaged content.
 Sync = Literal["all", "data", "none"]
 Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970, in records: a date until the year 9999
+AHEAD_SECONDS = 60.0  # that another host's clock may be ahead
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +202,11 @@ def read_record(path: Path, shape: TypeAdapter[Value]) -> Value | None:
 def json_of(shape: TypeAdapter[Value]) -> Callable[[bytes], Value]:
     """A parser for JSON of that shape, for `examine`."""
     return partial(shape.validate_json, strict=True)
+
+
+def was_set_back_since(moment: float) -> bool:
+    """Whether the clock was set back after this time was noted, so that it is in the future and tells no age."""
+    return moment > time.time() + AHEAD_SECONDS
 
 
 def _explain(error: ValidationError) -> str:

@@ -211,11 +211,16 @@ class JobStore:
         return PROJECT_FILE not in names and JOBS_FOLDER not in names
 
     def thin_out(self, project: str) -> None:
-        """Removes the records of all but the newest ended jobs of each kind: there are far more corrections."""
+        """Removes the records of all but the newest ended jobs of each kind: there are far more corrections.
+
+        Jobs from before the clock was set back are older than all others.
+        """
         for kind in (*KINDS, EMBED):
             finished = [job for job in self._read(self._files(project, (kind,))) if not job.unfinished]
+            finished.sort(key=lambda job: not files.was_set_back_since(job.created))
             for job in finished[:-KEPT_JOBS]:
                 self._path(project, job.id).unlink(missing_ok=True)
+                self._cancel_marker(job).unlink(missing_ok=True)  # it may have been canceled just as it ended
 
     def _path(self, project: str, job_id: str) -> Path:
         return self.folder(project) / f"{job_id}.json"

@@ -262,8 +262,12 @@ class RunStore:
         return run
 
     def thin_out(self, project: str) -> None:
-        """Removes older runs that failed before writing anything: anyone can add these with an invalid token."""
+        """Removes older runs that failed before writing anything: anyone can add these with an invalid token.
+
+        Runs from before the clock was set back are older than all others.
+        """
         in_vain = [run for run in self.of_project(project) if run.in_vain]
+        in_vain.sort(key=lambda run: files.was_set_back_since(run.created))
         for run in in_vain[KEPT_IN_VAIN:]:
             shutil.rmtree(self._folder(run), ignore_errors=True)
 

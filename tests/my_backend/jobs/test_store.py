@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,28 @@ def test_ended_jobs_do_not_crowd_out_those_of_another_kind(store: JobStore, kind
     store.thin_out("7.1")
     assert store.newest("7.1", 5, ("full",)) == [training]
     assert len(store.newest("7.1", KEPT_JOBS + 3, (kind,))) == KEPT_JOBS
+
+
+def test_job_that_ends_after_the_clock_was_set_back_keeps_its_record(store: JobStore) -> None:
+    """Its record seems older than all others; people still want to know how it ended."""
+    ahead = time.time() + 24 * 3600
+    before = [submitted(store, created=ahead + number, status="finished") for number in range(KEPT_JOBS)]
+    ended = submitted(store, status="finished")
+
+    store.thin_out("7.1")
+
+    assert store.get(ended.id) == ended
+    with pytest.raises(NotFound):
+        store.get(before[0].id)
+    assert len(store.of_project("7.1")) == KEPT_JOBS
+
+
+def test_job_that_is_canceled_while_it_ends_leaves_no_file_forever(store: JobStore) -> None:
+    ended = submitted(store, created=1.0, status="finished")
+    store.request_cancel(ended)
+    for number in range(KEPT_JOBS):
+        submitted(store, created=2.0 + number, status="finished")
+
+    store.thin_out("7.1")
+
+    assert not [path for path in store.folder("7.1").iterdir() if ended.id in path.name]
