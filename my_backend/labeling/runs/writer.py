@@ -184,7 +184,7 @@ class Writer(Background):
             may_start = run.project not in held and (run.id in free or not run.own_token)
             if not self._stopping and may_start and self._is_due(run):
                 self._try(run)
-            if run.action == "undo" and run.id in self._retries and run.id not in self._faults:
+            if self._is_undo_to_come(run):
                 held.add(run.project)
         left = [replace(run, error=self._faults.get(run.id, run.error)) for run in self.store.open()]
         self._faults = {run.id: self._faults[run.id] for run in left if run.id in self._faults}
@@ -224,6 +224,16 @@ class Writer(Background):
         due = self._retries.get(run.id, _Retry()).due <= time.monotonic()
         return run.unfinished and due and self._has_token(run)
 
+    def _is_undo_to_come(self, run: Run) -> bool:
+        """Whether labels are still to be removed: by another attempt, or by the process that has the run's token."""
+        if run.id in self._faults or not (run.action == "undo" or run.withdrawn):
+            return False
+        return run.id in self._retries or (run.unfinished and self._is_elsewhere(run))
+
+    def _is_elsewhere(self, run: Run) -> bool:
+        """Whether another process may have the run's token: unless it has lost that, it will soon make progress."""
+        return not self._has_token(run) and abs(time.time() - run.changed) <= SILENT_SECONDS
+
     def _has_token(self, run: Run) -> bool:
         return not run.own_token or run.id in self._tokens
 
@@ -232,7 +242,7 @@ class Writer(Background):
             return None
         if run.status == "failed":
             return "failed"
-        if not self._has_token(run) and time.time() - run.changed > SILENT_SECONDS:
+        if not (self._has_token(run) or self._is_elsewhere(run)):
             return "needs a token"
         return "waits" if run.error else None
 

@@ -13,6 +13,7 @@ from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.label_studio import client
 from my_backend.labeling.runs import attempt
+from my_backend.labeling.runs import writer as writer_module
 from my_backend.labeling.runs.project_tasks import ProjectTasks
 from my_backend.labeling.runs.records import Labels, Run
 from my_backend.labeling.runs.writer import Writer
@@ -370,6 +371,62 @@ def test_token_of_a_run_is_forgotten_however_the_run_ended(make_writer: MakeWrit
     Projects(writer.store._root).delete(CONNECTED.uid)
     writer._tick()
     assert writer._tokens == {}
+
+
+@pytest.mark.parametrize("some", [[], [1]], ids=["all", "one of them"])
+def test_tasks_are_labeled_again_only_after_the_undo_that_another_process_carries_out(
+    make_writer: MakeWriter, labels: FakeLabels, label_studio: FakeLabelStudio, some: list[int]
+) -> None:
+    """That process may be busy; if these labels came first, they would be left out, and the undo removes the others."""
+    label_studio.legacy_enabled = True
+    writer, other, tasks = make_writer(), make_writer(), labels.add(2)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+    writer.undo(run.id, label_studio.legacy, some)
+    again = submit(other, ("Dog", [1]))
+
+    other._tick()
+    writer._tick()
+    other._tick()
+
+    assert other.store.get(again.id).status == "finished"
+    assert labels.choices() == {1: ["Dog"], 2: ["Cat"] if some else []}
+
+
+def test_task_that_was_undone_during_an_outage_is_labeled_again_only_after_that(
+    make_writer: MakeWriter, labels: FakeLabels
+) -> None:
+    writer = make_writer()
+    run = submit(writer, ("Cat", labels.add(5)))
+    once(labels, "after", "annotate", lambda: labels.failing.add("annotate"))
+    writer._tick()
+    assert labels.choices()[1] == ["Cat"]
+    writer.undo(run.id, tasks=[1])
+    writer._tick()
+    assert writer.store.get(run.id).error, "the outage goes on"
+    again = submit(writer, ("Dog", [1]))
+    labels.failing.clear()
+
+    writer._tick()
+    end(writer, run)
+    writer._tick()
+
+    assert writer.store.get(again.id).status == "finished"
+    assert labels.choices() == {1: ["Dog"], **{task: ["Cat"] for task in (2, 3, 4, 5)}}
+
+
+def test_labels_do_not_wait_forever_for_an_undo_whose_token_is_lost(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, other, tasks = make_writer(), make_writer(), labels.add(2)
+    run = end(writer, submit(writer, ("Cat", tasks[:1])))
+    writer.undo(run.id, "a-token-of-a-person-that-is-long-enough")
+    again = submit(other, ("Dog", tasks[1:]))
+    monkeypatch.setattr(writer_module, "SILENT_SECONDS", 0.0)
+
+    other._tick()
+
+    assert other.store.get(again.id).status == "finished"
+    assert [halted.state for halted in other.halted()] == ["needs a token"]
 
 
 def test_failed_run_that_may_have_written_is_kept(
