@@ -334,8 +334,10 @@ class Writer(Background):
         return config.image_choices
 
     def _end(self, run: Run) -> None:
+        token = self._tokens.get(run.id)
         self.store.keep(run)
-        self._forget_token(run.id)
+        if self._tokens.get(run.id) is token:  # otherwise it belongs to an undo that has just been requested
+            self._forget_token(run.id)
         self._retries.pop(run.id, None)
         if run.error:
             log.warning("labeling run %s: %s failed: %s", run.id, run.action, run.error)

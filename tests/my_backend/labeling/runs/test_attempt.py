@@ -429,6 +429,28 @@ def test_labels_do_not_wait_forever_for_an_undo_whose_token_is_lost(
     assert [halted.state for halted in other.halted()] == ["needs a token"]
 
 
+def test_token_of_an_undo_that_comes_just_as_the_run_ends_is_kept(
+    make_writer: MakeWriter, labels: FakeLabels, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.legacy_enabled = True
+    writer = make_writer()
+    run = writer.submit(CONNECTED, [Labels(["Cat"], labels.add(1))], label_studio.legacy)
+    real = writer.store.keep
+
+    def keep(now: Run) -> Run:
+        kept = real(now)
+        if kept.status == "finished" and kept.action == "write":
+            writer.undo(run.id, str(label_studio.legacy.encode(), "ascii"))  # from the thread of a request
+        return kept
+
+    monkeypatch.setattr(writer.store, "keep", keep)
+    run = end(writer, run)
+
+    assert (run.action, run.status) == ("undo", "finished")
+    assert labels.choices() == {1: []}
+    assert writer._tokens == {}
+
+
 def test_failed_run_that_may_have_written_is_kept(
     writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
