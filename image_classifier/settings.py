@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from label_studio_format.env_file import EnvSettings
 from label_studio_format.pasted_values import check_visible, in_home, trimmed
 
 TrainMode = Literal["auto", "head", "full"]
@@ -15,16 +15,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
-class ClassifierSettings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals, or a line in `.env`."""
-
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8-sig",  # Windows editors start a file with a byte-order mark
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-    )
+class ClassifierSettings(EnvSettings):
+    """The classifier's settings."""
 
     network: str = Field(
         "resnet18",

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from label_studio_format.env_file import ENV_FILE, EnvSettings, names_in
 from label_studio_format.pasted_values import check_token, check_visible, in_home, trimmed
 from safe_http.redaction import basic_authorization, redact, said
 from safe_http.settings import FetchSettings
 
-ENV_FILE = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  values of HOST that name no address
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -42,17 +42,10 @@ ALSO_CALLED = {
 }
 
 
-class Settings(BaseSettings, FetchSettings):
-    """Each field comes from the environment variable with its name in capitals, or from a line in `.env`."""
+class Settings(EnvSettings, FetchSettings):
+    """The server's settings."""
 
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8-sig",  # editors on Windows write a byte-order mark
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(9090, description="port to listen on")
@@ -373,10 +366,7 @@ def misspelled_names(others: Iterable[str]) -> dict[str, str]:
 
 def _given_names(secrets: Path | None) -> set[str]:
     names = {*os.environ, *(path.name for path in secrets.iterdir())} if secrets else {*os.environ}
-    if ENV_FILE.is_file():
-        lines = ENV_FILE.read_text("utf-8-sig").splitlines()
-        names |= {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines}
-    return names
+    return names | names_in(ENV_FILE)
 
 
 def _misspelled(secrets: Path | None) -> list[str]:

@@ -130,12 +130,12 @@ def test_only_the_command_line_of_the_classifier_fetches_images() -> None:
 
 
 def test_only_the_classifiers_command_line_reads_label_studios_formats() -> None:
-    """`pasted_values` is no format of Label Studio: all settings trim with it."""
+    """`pasted_values` and `env_file` are no formats of Label Studio: all settings are read with them."""
     users = {
         f"{name}: {one}"
         for name in FILES
         if name.startswith("image_classifier.") and not name.startswith("image_classifier.cli.")
-        for one in imported_modules(name) - {"label_studio_format.pasted_values"}
+        for one in imported_modules(name) - {"label_studio_format.pasted_values", "label_studio_format.env_file"}
         if one.startswith("label_studio_format")
     }
     assert users == set()

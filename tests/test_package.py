@@ -56,7 +56,7 @@ def test_wheel_has_all_files_of_our_packages_and_no_other_name(wheel: Path) -> N
     assert names == {*PACKAGES, "model.py"}
 
 
-OTHER_NAMES = {"PIL": "pillow", "jwt": "pyjwt"}
+OTHER_NAMES = {"PIL": "pillow", "dotenv": "python-dotenv", "jwt": "pyjwt"}
 # pydantic depends on one version of its core; the others are used only if they are installed.
 NOT_NAMED = {"pydantic_core", "label_studio_ml", "onnx", "onnxscript", "pillow_heif", "supervisor", "timm"}
 NOT_NAMED |= {"onnxruntime", "openvino"}  # in the example that comes with exports

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from image_classifier.settings import ClassifierSettings
-from my_backend.settings import Settings, ignored_variables, read_settings
+from my_backend.settings import Settings, ignored_variables, misspelled_names, read_settings
 from safe_http.redaction import redact
 from tests.my_backend.conftest import MakeSettings
 
@@ -22,6 +22,37 @@ def test_password_in_single_quotes_is_read_as_the_docs_promise(monkeypatch: pyte
     (tmp_path / ".env").write_text(f"BASIC_AUTH_USER=me\n{line}\n")
 
     assert read_settings().basic_auth == ("me", line.partition("=")[2].strip("'"))
+
+
+@pytest.mark.parametrize(
+    "line", ["BASIC_AUTH_PASS='pa${HOME}$$x #1'", "export  basic_auth_pass = 'pa${HOME}$$x #1' # own"]
+)
+def test_single_quotes_in_env_file_keep_a_value_with_braces(
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"BASIC_AUTH_PASS='an earlier ${{HOME}}'\nBASIC_AUTH_USER=me\n{line}\n")
+
+    assert read_settings().basic_auth == ("me", "pa${HOME}$$x #1")
+
+
+def test_other_values_in_env_file_may_name_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTHER", "there")
+    (tmp_path / ".env").write_text("CHOICES='${OTHER}'\nCHOICES=\"${OTHER}\"\nRQ_QUEUE_NAME=${OTHER}\n")
+
+    settings = read_settings()
+
+    assert (settings.choices, settings.rq_queue_name, ClassifierSettings().choices) == ("there", "there", "there")
+
+
+def test_comments_in_env_file_are_no_misspelled_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = (ROOT / ".env.example").read_text("utf-8")
+    (tmp_path / ".env").write_text(f"{example}\n  # PORTS=1\nexport\tEPOCH=5\n", "utf-8")
+
+    assert misspelled_names(()) == {}
+    assert misspelled_names(["EPOCHS"]) == {"EPOCH": "EPOCHS"}
 
 
 def test_field_is_the_environment_variable_in_capitals(
