@@ -45,6 +45,7 @@ class Outbox:
         self._folder = projects_folder
         self._path = projects_folder / OUTBOX_FILE
         self._unsaved: _State | None = None
+        self._last: _State | None = None
 
     def resume(self) -> None:
         """Counts all known events as just seen, because nobody was watching until now; NOTIFY_URL may be another."""
@@ -103,12 +104,20 @@ class Outbox:
         return _holding(files.locked(self._folder / ".notifications"))
 
     def _read(self) -> _State | None:
-        return self._unsaved or files.read_record(self._path, _STATE)
+        """The state; None if there is none yet, or the file is damaged."""
+        if self._unsaved:
+            return self._unsaved
+        found = files.examine(self._path, files.json_of(_STATE))
+        if isinstance(found, files.Damaged):
+            # If the file can't be opened at the moment, an empty state must not replace it: its messages would be lost.
+            return self._last if found.unopened else None
+        self._last = found
+        return found
 
     def _write(self, state: _State) -> None:
         try:
             files.write_json(self._path, asdict(state), mode=0o600)
-            self._unsaved = None
+            self._unsaved, self._last = None, state
         except OSError as error:
             if self._unsaved is None:
                 log.warning("can't save which notifications were sent: %s", said(error))

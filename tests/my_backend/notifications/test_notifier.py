@@ -1,5 +1,6 @@
 """Each event reaches the receiver once, whatever happens meanwhile."""
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,25 @@ def test_time_without_a_server_does_not_count(tmp_path: Path, now: list[float]) 
 
     assert [one.key for one in again.waiting()] == ["b"]
     assert again.failure() == ""
+
+
+def test_messages_outlast_a_moment_in_which_their_file_cannot_be_opened(
+    tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    outbox = Outbox(tmp_path)
+    outbox.add([notice("a", now[0])])
+    outbox.add([notice("a", now[0]), notice("b", now[0])])
+    with monkeypatch.context() as full:
+        full.setattr(files, "_read_once", refuse)
+        outbox.failed("no answer")
+        outbox.add([notice("a", now[0]), notice("b", now[0]), notice("c", now[0])])
+        assert [one.key for one in outbox.waiting()] == ["b", "c"]
+
+    assert ([one.key for one in outbox.waiting()], outbox.failure()) == (["b", "c"], "no answer")
+    assert [one.key for one in Outbox(tmp_path).waiting()] == ["b", "c"]
 
 
 def test_only_some_messages_wait(tmp_path: Path, now: list[float]) -> None:
