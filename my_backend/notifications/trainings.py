@@ -21,7 +21,7 @@ class Trainings:
     """The finished and failed training runs of all projects, as notifications.
 
     Corrections are trained every few seconds while people label, so there is no notification of
-    the resulting versions. If they fail, one notification says so, until they work again.
+    the resulting versions. If they fail, one notification says so, until they have worked for an hour.
     """
 
     def __init__(self, projects: Projects, store: JobStore) -> None:
