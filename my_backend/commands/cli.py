@@ -15,7 +15,7 @@ from my_backend.commands import server
 from my_backend.commands.backup import back_up
 from my_backend.commands.embedding import commands as embed_commands
 from my_backend.commands.labeling import commands as label_commands
-from my_backend.commands.options import Commands, OfProject
+from my_backend.commands.options import Commands, OfProject, saying_errors
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
@@ -192,10 +192,8 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
 
     Exit with 3 if the backup lacks something that couldn't be read, and with 1 if no backup could be made.
     """
-    try:
+    with saying_errors():
         done = back_up(read_settings().model_dir, folder)
-    except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {said(error)}") from None
     for path in done.left_out:
         typer.echo(f"Left out {path}", err=True)
     for path in done.unreadable:

@@ -6,15 +6,13 @@ from contextlib import contextmanager
 
 import typer
 
-from my_backend.commands.options import AsJson, Commands, OfProject
-from my_backend.errors import BackendError
+from my_backend.commands.options import AsJson, Commands, OfProject, saying_errors
 from my_backend.jobs.embedding_sharing import EmbeddingSharing
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.store import JobStore
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.settings import read_settings
-from safe_http.redaction import said
 
 commands = typer.Typer(
     cls=Commands,
@@ -66,10 +64,8 @@ def show(project: OfProject = None, as_json: AsJson = False) -> None:
 @contextmanager
 def _sharing(name: str | None) -> Iterator[tuple[EmbeddingSharing, Project]]:
     """What the commands ask, and the project; an error in the block ends the command with its message."""
-    try:
+    with saying_errors():
         settings = read_settings()
         store = JobStore(settings.model_dir / "projects")
         queue = RqQueue(settings, store) if settings.redis else None
         yield EmbeddingSharing(store, queue), Projects.of(settings).find(name)
-    except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {said(error)}") from None

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from my_backend.commands.options import AsJson, Commands, OfProject
-from my_backend.errors import BackendError, Conflict
+from my_backend.commands.options import AsJson, Commands, OfProject, saying_errors
+from my_backend.errors import Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.auto_accept.acceptor import Acceptor, State
@@ -24,7 +24,6 @@ from my_backend.settings import read_settings
 from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
 from my_backend.web.bodies import LabeledTasks
-from safe_http.redaction import said
 
 UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project
@@ -222,12 +221,10 @@ def _read_again(acceptor: Acceptor, project: Project) -> State:
 @contextmanager
 def _writer() -> Iterator[tuple[Writer, Projects]]:
     """A writer whose thread isn't started; an error in the block ends the command with its message."""
-    try:
+    with saying_errors():
         settings = read_settings()
         projects = Projects.of(settings)
         yield Writer(projects, Connections(settings), JobStore(projects.root).tally), projects
-    except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {said(error)}") from None
 
 
 def _read(file: Path) -> list[Labels]:
@@ -239,7 +236,8 @@ def _read(file: Path) -> list[Labels]:
         raise SystemExit(f"Error: {file} isn't Unicode text: save it as UTF-8") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise SystemExit(f"Error: {file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = [str(file), *filter(None, [".".join(map(str, first["loc"]))])]
+        raise SystemExit(f"Error: {': '.join(where)}: {first['msg']}") from None
 
 
 def _token(ask: bool) -> str:

@@ -1,14 +1,18 @@
-"""How the help of all commands looks, what Ctrl-C does, and options that several groups of commands share.
+"""How the help of all commands looks, what Ctrl-C and errors do, and options that several groups of commands share.
 
 `image_classifier/cli/help.py` has the same class `Commands`: neither package imports the other, and those that both
 import have nothing to do with command lines.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup, TyperOption
+
+from my_backend.errors import BackendError
+from safe_http.redaction import said
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as in a shell
 
@@ -32,6 +36,17 @@ class Commands(TyperGroup):
             if isinstance(error.__context__, KeyboardInterrupt):  # typer's questions end with Abort and status 1
                 raise typer.Exit(INTERRUPTED) from None
             raise
+
+
+@contextmanager
+def saying_errors() -> Iterator[None]:
+    """Ends the command with the message of an error in the block."""
+    try:
+        yield
+    except BrokenPipeError:  # `head` or a pager has read enough: typer ends the command without a word
+        raise
+    except (BackendError, OSError) as error:
+        raise SystemExit(f"Error: {said(error)}") from None
 
 
 def _without_bool(params: Iterable[Any]) -> Iterable[Any]:

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from my_backend.commands.options import AsJson, Commands, OfProject
-from my_backend.errors import BackendError
+from my_backend.commands.options import AsJson, Commands, OfProject, saying_errors
 from my_backend.projects.registry import Projects
 from my_backend.projects.version_metrics import accuracy_words, read_figures
 from my_backend.projects.versions import Version, Versions
 from my_backend.published_hook.caller import repeat_call
 from my_backend.settings import read_settings
-from safe_http.redaction import said
 
 commands = typer.Typer(
     cls=Commands,
@@ -119,22 +117,18 @@ def hook(version: Name, project: OfProject = None) -> None:
     settings = read_settings()
     if not settings.published_hook:
         raise SystemExit("Error: PUBLISHED_HOOK is not set: set it to a function, as module:function")
-    try:
+    with saying_errors():
         uid = Projects.of(settings).find(project).uid
         repeat_call(settings, uid, version)
-    except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {said(error)}") from None
     typer.echo(f"Called {settings.published_hook} for {version}")
 
 
 @contextmanager
 def _versions(project: str | None) -> Iterator[Versions]:
     """Opens the project's versions; an error in the block ends the command with its message."""
-    try:
+    with saying_errors():
         projects = Projects.of(read_settings())
         yield projects.find(project).versions
-    except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {said(error)}") from None
 
 
 def _record(version: Version, live: str, pinned: list[str]) -> dict[str, Any]:

@@ -161,7 +161,10 @@ class Projects:
                 return projects[0]
             if not projects:
                 raise NotFound("no project is connected yet: add this backend in Label Studio (Settings → Model)")
-            raise BadRequest(f'several projects are connected: choose one with {{"project": id}}; {self._known()}')
+            raise BadRequest(
+                'several projects are connected: choose one with --project ID, or over HTTP with {"project": id}; '
+                f"{self._known()}"
+            )
         matching = [project for project in projects if name in (project.uid, str(project.id))]
         if not matching:
             raise NotFound(f"project {name} is not connected; {self._known()}")

@@ -113,6 +113,9 @@ def test_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
     assert label("start", "--file", file) == (1, f"Error: {file} isn't Unicode text: save it as UTF-8\n")
 
+    file.write_text("{}")
+    assert label("start", "--file", file) == (1, f"Error: {file}: Input should be a valid array\n")
+
 
 def test_token_of_a_person_is_asked_for_and_not_shown(label_studio: FakeLabelStudio) -> None:
     label_studio.labels.add(1)

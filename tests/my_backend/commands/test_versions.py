@@ -1,6 +1,9 @@
 """`python -m my_backend versions`: a running server follows."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
 from my_backend.projects.versions import UNTRAINED
-from testing.waiting import eventually
+from testing.waiting import SECONDS, eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import Script
 
@@ -72,6 +75,25 @@ def test_what_is_not_there_is_one_sentence(client: Client) -> None:
         "Error: there is no version v9-20260101T000000; existing versions: none\n",
     )
     assert "connected projects: " in versions("list", "--project", "8")[1]
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(client: Client) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "my_backend", "versions", "list", "--json"]
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=SECONDS)
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_without_a_project_the_option_that_chooses_one_is_named(client: Client) -> None:
+    for number in (8, 9):
+        client.setup(project=f"{number}.1795181751")
+
+    assert "choose one with --project ID" in versions("list")[1]
 
 
 def test_damaged_only_version_is_said_deleted_and_followed_by_another(client: Client) -> None:
