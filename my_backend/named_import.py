@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ from my_backend.errors import BackendError
 from safe_http.redaction import said
 
 
+class ModuleRaised(BackendError):
+    """The module's own code raised an error, which is the cause; its traceback may tell more."""
+
+
 def import_named(setting: str, value: str, example: str) -> Any:
     """The object that the setting names; the working directory counts, too. Raises BackendError."""
     module_name, _, name = value.partition(":")
-    if not name:
+    if not name or not module_name or module_name.startswith("."):
         raise BackendError(f"{setting}={value} is invalid: it must be {example}")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -25,4 +30,10 @@ def import_named(setting: str, value: str, example: str) -> Any:
         raise BackendError(
             f"can't load {setting}={value}: importing {module_name} calls sys.exit ({said(error)}); "
             'put the code that should run only as a script below `if __name__ == "__main__":`'
+        ) from error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
+        raise ModuleRaised(
+            f"can't load {setting}={value}: importing {module_name} raises {type(error).__name__}: {said(error)}{where}"
         ) from error

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from my_backend.errors import BackendError, Stopped
 from my_backend.log.setup import set_up_logs
+from my_backend.named_import import ModuleRaised
 from my_backend.settings import Settings
 from safe_http.redaction import redact, said
 
@@ -80,11 +81,10 @@ def _work(sending: Connection, settings: Settings, work: Callable[..., Any], arg
     try:
         answer = "", work(settings, *arguments)
     except (Exception, SystemExit) as error:
-        if isinstance(error, BackendError):  # its message says all
-            answer = said(error), None
-        else:
+        if not isinstance(error, BackendError) or isinstance(error, ModuleRaised):  # others' messages say all
             log.exception("%s failed", work.__name__)
-            answer = f"{type(error).__name__}: {said(error)}", None
+        name = "" if isinstance(error, BackendError) else f"{type(error).__name__}: "
+        answer = f"{name}{said(error)}", None
     sending.send(answer)
 
 

@@ -13,6 +13,7 @@ from my_backend.projects.registry import Projects
 from my_backend.projects.version_metrics import Point, read_figures, read_labels
 from my_backend.projects.versions import Version
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 METRICS = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "calibration_error")
 
@@ -46,7 +47,11 @@ def call_hook(settings: Settings, project: str, version: str) -> None:
     described = projects.get(project)
     found = described.versions.get(version)
     is_live = described.versions.live_name() == version
-    function(_published(settings, described, found, is_live=is_live))
+    try:
+        function(_published(settings, described, found, is_live=is_live))
+    except SystemExit as error:  # it would end the command, which would then seem to have succeeded
+        why = f" ({said(error)})" if error.code else ""
+        raise BackendError(f"the function calls sys.exit{why}: let it return, or raise an error") from error
 
 
 def _published(settings: Settings, project: Project, version: Version, *, is_live: bool) -> Published:

@@ -15,6 +15,7 @@ from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, Unavailable
 from my_backend.files import Damaged
+from my_backend.named_import import ModuleRaised
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
@@ -274,7 +275,7 @@ class Serving(Background):
             self._misspelled = misspelled_names(map(str.upper, type(own).model_fields if own else ()))
             self._imported = True
         except Exception as error:
-            if isinstance(error, BackendError):  # its message says all
+            if isinstance(error, BackendError) and not isinstance(error, ModuleRaised):  # its message says all
                 log.error("%s", error)
             else:
                 log.exception("can't load the model class")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from my_backend.settings import Settings
 from testing.waiting import eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.published_hook import recorder as recorder_module
 from tests.my_backend.published_hook.recorder import FOLDER
 
 HOOK = "tests.my_backend.published_hook.recorder:note"
@@ -142,6 +144,7 @@ def test_failed_call_is_a_problem_and_is_not_repeated(
     [
         ("nowhere:note", "can't load PUBLISHED_HOOK=nowhere:note: No module named 'nowhere'"),
         ("tests.my_backend.published_hook.recorder:NOT_A_FUNCTION", "it isn't a function"),
+        ("tests.my_backend.published_hook.recorder:leave", "the function calls sys.exit (no registry)"),
     ],
 )
 def test_function_that_cannot_be_called_is_a_problem(serve: Serve, recorder: Recorder, hook: str, why: str) -> None:
@@ -151,6 +154,21 @@ def test_function_that_cannot_be_called_is_a_problem(serve: Serve, recorder: Rec
         client.train()
         assert eventually(lambda: problems(client))
         assert why in problems(client)[0]["message"]
+
+
+def test_command_fails_if_the_function_exits(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = client.train()
+    monkeypatch.setattr(recorder_module, "leave", lambda _: sys.exit(0))
+    monkeypatch.setenv("MODEL_DIR", str(client.backend.settings.model_dir))
+    monkeypatch.setenv("MODEL_CLASS", FAKE_MODEL)
+    monkeypatch.setenv("PUBLISHED_HOOK", f"{recorder_module.__name__}:leave")
+
+    done = CliRunner().invoke(app, ["versions", "hook", name])
+
+    assert (done.exit_code, done.output) == (
+        1,
+        "Error: the function calls sys.exit: let it return, or raise an error\n",
+    )
 
 
 def test_trainings_and_predictions_go_on_while_the_function_hangs(

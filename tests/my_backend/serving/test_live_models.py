@@ -1,3 +1,4 @@
+import importlib
 import logging
 import shutil
 import sys
@@ -37,7 +38,8 @@ def problems(client: Client) -> str:
         ("no_such_module:Model", "can't load MODEL_CLASS=no_such_module:Model"),
         ("tests.my_backend.fake_model:NoClass", "can't load MODEL_CLASS=tests.my_backend.fake_model:NoClass"),
         ("tests.my_backend.fake_model", "must be module:Class"),
-        (":Model", "Empty module name"),
+        (":Model", "must be module:Class"),
+        (".model:Model", "must be module:Class"),
     ],
 )
 def test_model_class_that_fails_to_load_is_reported_and_the_server_lives(serve: Serve, name: str, said: str) -> None:
@@ -537,6 +539,32 @@ def test_module_that_exits_when_it_is_imported_is_reported(
         said = "can't load MODEL_CLASS=my_script:Model: importing my_script calls sys.exit (usage: my_script.py IMAGE)"
         assert eventually(lambda: said in problems(client))
         assert said in client.post("/predict", {"tasks": [], "project": PROJECT}, 503)["error"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (
+            "import json\njson.loads('')\n",
+            "JSONDecodeError: Expecting value: line 1 column 1 (char 0) (decoder.py, line ",
+        ),
+        ("\n1 / 0\n", "ZeroDivisionError: division by zero (my_faulty.py, line 2)"),
+        ("class Model(:\n", "SyntaxError: invalid syntax (my_faulty.py, line 1)"),
+    ],
+)
+def test_module_that_raises_when_it_is_imported_is_reported_with_the_place(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: str, why: str
+) -> None:
+    (tmp_path / "my_faulty.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    importlib.invalidate_caches()
+
+    with serve(model_class="my_faulty:Model") as client:
+        client.setup()
+        said = f"can't load MODEL_CLASS=my_faulty:Model: importing my_faulty raises {why}"
+        assert eventually(lambda: said in problems(client))
+    assert "Traceback" in caplog.text
 
 
 def test_version_that_exits_when_it_is_loaded_is_reported_and_others_go_live(exiting: Client, script: Script) -> None:
