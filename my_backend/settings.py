@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -150,6 +151,8 @@ class Settings(EnvSettings, FetchSettings):
     @field_validator("redis_host")
     @classmethod
     def _check_host(cls, value: str) -> str:
+        if _is_ipv6(value):
+            return f"[{value}]"
         if value and not _HOST.fullmatch(value):
             raise ValueError("must be a host name or an address; a URL belongs in REDIS_URL")
         return value
@@ -260,6 +263,14 @@ class Settings(EnvSettings, FetchSettings):
         Without a password, the request itself must also come from this machine, not through a proxy on it.
         """
         return self.basic_auth is not None or self.host in LOOPBACK
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+        return True
+    except ValueError:
+        return False
 
 
 def read_settings() -> Settings:

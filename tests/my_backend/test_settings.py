@@ -173,6 +173,8 @@ def test_hook_that_is_no_function_of_a_module_is_refused(make_settings: MakeSett
     [
         ({}, ""),
         ({"redis_host": "redis", "redis_port": 6380}, "redis://redis:6380/0"),
+        ({"redis_host": "::1"}, "redis://[::1]:6379/0"),
+        ({"redis_host": "[::1]"}, "redis://[::1]:6379/0"),
         ({"redis_url": "rediss://other/1", "redis_host": "redis"}, "rediss://other/1"),
     ],
 )
