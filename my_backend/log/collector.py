@@ -38,7 +38,7 @@ class Collector:
         self._output, self._file, self._failure = True, None, ""
         try:
             self._file = _open(Path(orders["log_file"])) if orders["log_file"] else None
-        except OSError as error:  # the output must still be logged
+        except (OSError, ValueError) as error:  # the output must still be logged; ValueError: the path is only /
             self._tell(
                 f"can't use LOG_FILE ({said(error)}), so the log goes only to the output: fix this, then restart"
             )

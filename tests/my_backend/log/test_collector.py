@@ -146,6 +146,14 @@ def with_file(path: Path) -> Collector:
     return Collector({"format": "text", "name": "raw", "secrets": [], "log_file": str(path)})
 
 
+def test_output_is_logged_although_log_file_is_the_root_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with_file(Path("/")).write(b"one")
+
+    failure, line = capsys.readouterr().out.splitlines()
+    assert "can't use LOG_FILE" in failure
+    assert line.endswith("one")
+
+
 def test_output_is_logged_although_the_log_file_cannot_be_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
