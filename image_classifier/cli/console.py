@@ -1,11 +1,12 @@
 """Messages and progress on standard error. Standard output is for results only."""
 
+import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
@@ -104,3 +105,16 @@ def take_any_name() -> None:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)
+
+
+def json_for(out: TextIO, value: Any) -> str:
+    """JSON with every character as it is, or with JSON's own escapes if `out` can't encode them all.
+
+    Otherwise the stream would write escapes of Python, such as \\xf6, which JSON doesn't have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text

@@ -4,7 +4,6 @@ Results go to standard output, everything else to standard error. The exit statu
 was called wrongly, and 130 after Ctrl-C.
 """
 
-import json
 import shlex
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ import typer
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.collect_report import DUPLICATE, summarize
-from image_classifier.cli.console import console, say, say_all, show_progress
+from image_classifier.cli.console import console, json_for, say, say_all, show_progress
 from image_classifier.cli.environment import read_settings, read_settings_of
 from image_classifier.cli.experiment import Experiment
 from image_classifier.cli.export import SUFFIXES, Target, export
@@ -380,7 +379,7 @@ def evaluate(
         write_report(report, examination, f"{model.name} on {source.name}")
         say(f"Wrote the report {shown(report)}")
     if as_json:
-        print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
+        print(json_for(sys.stdout, examination.record()))
     else:
         print_examination(examination)
 

@@ -1,7 +1,6 @@
 """Finds unlabeled images and predicts their classes."""
 
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal, TextIO
 
 import torch
 
+from image_classifier.cli.console import json_for
 from image_classifier.data.folders import Finding, images_below, read_files, shown
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError
@@ -104,7 +104,7 @@ def write_predictions(predictions: Iterable[Prediction], form: Form, out: TextIO
             records.append(prediction.record())
             if prediction.error:
                 failed.append(prediction)
-        out.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        out.write(json_for(out, records) + "\n")
         return failed
     table = csv.writer(out, lineterminator="\n")
     if form == "csv":

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from image_classifier.cli.console import console, take_any_name
-from image_classifier.cli.predictions import FIRST, predict
+from image_classifier.cli.predictions import FIRST, Prediction, predict, write_predictions
 from image_classifier.embedding.samples import AT_ONCE
-from tests.image_classifier.cli.command import Command, Said
+from tests.image_classifier.cli.command import NOT_UTF8, Command, Said
 
 
 def test_predict_prints_a_line_for_each_image(run: Command, trained: Path, others: Path) -> None:
@@ -201,3 +201,14 @@ def test_predict_names_a_mistake_in_a_recipe(text: str, message: str, run: Comma
 def test_predict_takes_the_recipe_that_the_model_was_trained_with(run: Command, trained: Path, others: Path) -> None:
     Path("recipe.toml").write_text('[data]\npath = "gone"\n[training]\nepochs = 8\n')
     assert run("predict", trained, others, "--config", "recipe.toml").status == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_valid_if_the_output_cannot_have_every_character(encoding: str) -> None:
+    """Such as with PYTHONIOENCODING=ascii, or in the locale of an old system."""
+    names = ["r\N{LATIN SMALL LETTER O WITH DIAERESIS}d.png", "\N{GRINNING FACE}.png", NOT_UTF8]
+    out = TextIOWrapper(BytesIO(), encoding=encoding, errors="backslashreplace")
+    write_predictions([Prediction(Path(name), names[1], 0.5) for name in names], "json", out)
+    out.seek(0)
+    found = json.loads(out.read())
+    assert [(one["image"], one["prediction"]) for one in found] == [(name, names[1]) for name in names]
