@@ -1,6 +1,7 @@
 """The post-processing hook of a recipe: a user's function that may change each prediction."""
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -35,7 +36,7 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
     """Passes each prediction through the hook.
 
     The hook gets a dict with `image`, `prediction`, `confidence` and `scores`. It returns a dict with `prediction` and
-    `confidence`, and `scores` if they change; for anything else, this raises UsersError.
+    `confidence`, and `scores` if they change, all finite; for anything else, this raises UsersError.
     """
     for prediction in predictions:
         if prediction.error:
@@ -47,12 +48,19 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
             raise UsersError(f"{name} failed for {prediction.path}: {type(error).__name__}: {error}") from error
         try:
             scores = record.get("scores", dict(prediction.scores))
-            pairs = tuple((str(label), float(score)) for label, score in scores.items())
+            pairs = tuple((str(label), _finite(score)) for label, score in scores.items())
             changed = replace(
-                prediction, label=str(record["prediction"]), confidence=float(record["confidence"]), scores=pairs
+                prediction, label=str(record["prediction"]), confidence=_finite(record["confidence"]), scores=pairs
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsersError(
                 f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one it got"
             ) from error
         yield changed
+
+
+def _finite(value: Any) -> float:
+    """The value as a number; raises ValueError for infinity and NaN, which JSON doesn't have."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(value)
+    return number

@@ -166,6 +166,8 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
         "def shout(answer):\n    return {**answer, 'prediction': answer['prediction'] + '!', 'confidence': 1}\n"
         "def forget(answer):\n    pass\n"
         "def fail(answer):\n    return 1 / 0\n"
+        "def unsure(answer):\n    return {**answer, 'confidence': float('nan')}\n"
+        "def endless(answer):\n    return {**answer, 'scores': {'cat': float('inf')}}\n"
     )
 
     def with_hook(name: str) -> Said:
@@ -178,6 +180,8 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert {one["confidence"] for one in found} == {1.0}
     assert [one["scores"] for one in found] == [one["scores"] for one in plain]
     assert "my_hook.forget returned None: it must return a dict" in with_hook("my_hook.forget").error
+    for no_number in ("unsure", "endless"):  # JSON has neither
+        assert "it must return a dict" in with_hook(f"my_hook.{no_number}").error
     assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
     assert "can't load postprocess = my_hook.gone" in with_hook("my_hook.gone").error
     assert "can't load postprocess = nowhere" in with_hook("nowhere").error
