@@ -76,6 +76,8 @@ def test_without_a_file_the_environment_says_all_but_the_data() -> None:
         ("[trainig]\nepochs = 3", "trainig is unknown: use one of data, network, training, testing, prediction"),
         ("epochs = 3", r"has epochs outside a section: move it into one of \[data\], \[network\]"),
         ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than 0"),
+        ("[training]\nepochs = true", "training.epochs = True: give a value other than true or false"),
+        ("[training]\nlearning_rate = true", "training.learning_rate = True: give a value other than true or false"),
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: input should be a valid integer"),
         ("[training]\nlearning_rate = inf", "training.learning_rate = inf: give a finite number"),
         ("[training]\nmomentum = 1", "training.momentum = 1: input should be less than 1"),
