@@ -34,10 +34,18 @@ def new_folder(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise UsersError(f"{shown(folder)} already exists: choose another output folder") from None
+    except OSError:
+        _remove_empty(missing)  # those that were created before a name was too long, say
+        raise
     try:
         yield
     except BaseException:
-        with suppress(OSError):
-            for path in (folder, *missing):
-                path.rmdir()
+        _remove_empty([folder, *missing])
         raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes the folders that exist and are empty, inner ones first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
