@@ -500,6 +500,8 @@ def export_model(
 
     The exported model takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """
+    if compare and to != "onnx":
+        raise typer.BadParameter("--compare only works with --to onnx: remove it")
     file = output or model / {"onnx": "model.onnx", "example": "example.py", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])
     saved = load_model(model)

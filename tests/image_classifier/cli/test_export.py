@@ -89,3 +89,13 @@ def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monke
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "-m pip install onnxscript`" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
     assert not Path("x.onnx").exists()
+
+
+@pytest.mark.parametrize("target", ["labels", "example"])
+def test_compare_is_refused_where_there_is_nothing_to_compare(
+    target: str, run: Command, trained: Path, others: Path
+) -> None:
+    said = run("export", trained, "--to", target, "--output", "new", "--compare", others)
+    assert said.status == 2
+    assert "--compare only works with --to onnx" in said.err
+    assert not Path("new").exists()
