@@ -12,6 +12,11 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def name_of(path: Path) -> str:
+    """The name of a file or folder, also of `.` and `..`, which have none of their own."""
+    return path.name if path.name not in ("", "..") else real(path).name
+
+
 @contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
     """A temporary file that replaces `file` once it is complete: if the disk is full, the old file stays."""

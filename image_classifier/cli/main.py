@@ -38,7 +38,7 @@ from image_classifier.data.folders import Finding, examine, list_folder, refuse_
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import Examination, examine_model
-from image_classifier.files import real
+from image_classifier.files import name_of, real
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.nets.folder import FULL, HEAD, SavedModel, find_model, is_version, load_model, locked
 from image_classifier.nets.weights import WeightsError
@@ -336,7 +336,7 @@ def train(
             examination = _examine(bench, model, tests)
         print(f"on {shown(test_path or '')}: {headline(examination.record())}")
         if recipe.testing.report:
-            write_report(recipe.testing.report, examination, f"{output.name} on {test_path}")
+            write_report(recipe.testing.report, examination, f"{name_of(output)} on {test_path}")
 
 
 def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings) -> None:
@@ -376,7 +376,7 @@ def evaluate(
     with open_bench(settings) as bench:
         examination = _examine(bench, saved, samples)
     if report:
-        write_report(report, examination, f"{model.name} on {source.name}")
+        write_report(report, examination, f"{name_of(model)} on {name_of(source)}")
         say(f"Wrote the report {shown(report)}")
     if as_json:
         print(json_for(sys.stdout, examination.record()))

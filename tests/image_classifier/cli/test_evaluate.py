@@ -93,3 +93,11 @@ def test_a_report_is_written_without_an_image_that_vanished(
     monkeypatch.setattr("image_classifier.cli.report.as_jpeg", gone)
     assert run("evaluate", trained, others, "--report", "report.html").status == 0
     assert "<img alt" in Path("report.html").read_text()
+
+
+def test_the_title_of_a_report_names_the_working_directory(
+    run: Command, trained: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    assert run("evaluate", ".", others, "--report", tmp_path / "report.html").status == 0
+    assert f"<title>{trained.name} on {others.name}</title>" in (tmp_path / "report.html").read_text()
