@@ -5,10 +5,11 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
+from threading import Lock
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -22,11 +23,14 @@ from my_backend.projects.deleted import unless_deleted
 FOLDER = "labeling"  # in a project's folder
 CLAIM_FILE = ".claim"
 CREATING_FILE = ".creating"
+RECENT_FOLDER = ".recent"  # an empty file for each run that was changed a short time ago, or that isn't finished
 STATE_FILE = "state.json"
 PLAN_FILE = "plan.json"
 
 SMALL = 100  # tasks that a finished run names; others are read from disk each time
 KEPT_IN_VAIN = 20
+# Each store looks at all runs again before a change that it hasn't seen could leave RECENT_FOLDER.
+RECENT_SECONDS, LOOK_AT_ALL_SECONDS = 900.0, 300.0
 
 Action = Literal["write", "undo"]
 # How people saw the images: together with others in a group, each one alone, or not at all.
@@ -116,13 +120,44 @@ def _is_small(run: Run) -> bool:
     return len(run.withdrawn) + sum(map(len, run.left_alone.values())) <= SMALL
 
 
+def _is_settled(run: Run) -> bool:
+    """Whether all stores have seen how the run finished."""
+    return run.status == "finished" and time.time() - run.changed > RECENT_SECONDS
+
+
+def _by_age(run: Run) -> tuple[float, str]:
+    return run.created, run.id
+
+
+def _names(folder: Path) -> set[str]:
+    """The names in a folder that don't begin with a dot; none if there is no such folder."""
+    try:
+        return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except FileNotFoundError:
+        return set()
+
+
+@dataclass
+class _Known:
+    """What a store knows of a project's runs."""
+
+    # By id: the state file's identity and the run; None if the run is large, so that it is read each time.
+    finished: dict[str, tuple[tuple[int, int], Run] | None] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)  # also failed ones
+    due: float = 0.0  # when to look at all runs again (monotonic)
+
+
 class RunStore:
-    """The runs of all projects: each is a folder with an immutable plan and a small state."""
+    """The runs of all projects: each is a folder with an immutable plan and a small state.
+
+    There may be many thousands. So a store reads each finished run once, and then looks only at those that may have
+    changed since.
+    """
 
     def __init__(self, projects_folder: Path) -> None:
         self._root = projects_folder
-        # By state file: its identity and the run. Each finished run is read once, since there may be thousands.
-        self._finished: dict[Path, tuple[tuple[int, int], Run]] = {}
+        self._known: dict[Path, _Known] = {}  # by the folder of a project's runs
+        self._reading = Lock()
 
     def create(
         self,
@@ -150,6 +185,7 @@ class RunStore:
         folder = self._folder(run)
         with unless_deleted(self._root / project):
             files.create_folder(folder.parent)
+            self._mark_recent(run)
             files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels], make_folder=True)
             files.write_json(folder / STATE_FILE, asdict(run))
         return run
@@ -168,7 +204,7 @@ class RunStore:
 
     def with_key(self, project: str, idempotency_key: str) -> Run | None:
         """The project's run with that key."""
-        return next((run for run in self._read(project) if run.idempotency_key == idempotency_key), None)
+        return next((run for run in self.of_project(project) if run.idempotency_key == idempotency_key), None)
 
     def plan(self, run: Run) -> list[Labels]:
         """Which tasks get which choices; raises Conflict if the file is damaged."""
@@ -191,27 +227,48 @@ class RunStore:
 
     def of_project(self, project: str) -> list[Run]:
         """The project's runs, the newest first."""
-        return sorted(self._read(project), key=lambda run: (run.created, run.id), reverse=True)
+        finished, others = self._read(self._root / project / FOLDER)
+        return sorted([*finished, *others], key=_by_age, reverse=True)
 
     def open(self) -> list[Run]:
         """All runs that haven't finished, including failed ones, the oldest first."""
-        return sorted(
-            (run for run in self._read("*") if run.status != "finished"), key=lambda run: (run.created, run.id)
-        )
+        folders = list(self._root.glob(f"*/{FOLDER}"))
+        for gone in self._known.keys() - set(folders):
+            self._known.pop(gone, None)
+        return sorted((run for folder in folders for run in self._read(folder)[1]), key=_by_age)
 
-    def _read(self, project: str) -> Iterator[Run]:
-        """All runs that can be read; a `project` of "*" is every project."""
-        for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}"):
-            state = _identity(path)
-            known = self._finished.get(path)
-            if known and known[0] == state:
-                yield known[1]
-                continue
-            run = files.read_record(path, _RUN)
-            if run and run.status == "finished" and state and _is_small(run):
-                self._finished[path] = state, run
-            if run:
-                yield run
+    def _read(self, folder: Path) -> tuple[list[Run], list[Run]]:
+        """A project's runs that can be read: those that have finished, and the others."""
+        with self._reading:
+            known = self._known.setdefault(folder, _Known())
+            now = time.monotonic()
+            if now >= known.due:
+                to_read = _names(folder)
+                known.finished = {run_id: one for run_id, one in known.finished.items() if run_id in to_read}
+                known.due = now + LOOK_AT_ALL_SECONDS
+            else:
+                large = {run_id for run_id, one in known.finished.items() if one is None}
+                to_read = _names(folder / RECENT_FOLDER) | known.unfinished | large
+            finished: dict[str, Run] = {}
+            unfinished: dict[str, Run] = {}
+            for run_id in to_read:
+                run = self._read_one(folder, run_id, known)
+                if run is not None:
+                    (finished if run.status == "finished" else unfinished)[run_id] = run
+            known.unfinished = set(unfinished)
+            rest = [one[1] for run_id, one in known.finished.items() if one and run_id not in finished]
+            return [*finished.values(), *rest], list(unfinished.values())
+
+    def _read_one(self, folder: Path, run_id: str, known: _Known) -> Run | None:
+        path = folder / run_id / STATE_FILE
+        state, stored = _identity(path), known.finished.get(run_id)
+        if stored and stored[0] == state:
+            return stored[1]
+        known.finished.pop(run_id, None)
+        run = files.read_record(path, _RUN) if state else None
+        if run and run.status == "finished":
+            known.finished[run_id] = (state, run) if state and _is_small(run) else None
+        return run
 
     def resume(self, run: Run, *, own_token: bool) -> Run:
         """Queues the run's action again."""
@@ -258,6 +315,7 @@ class RunStore:
 
     def _save(self, run: Run) -> Run:
         run = replace(run, changed=time.time())
+        self._mark_recent(run)
         files.write_json(self._folder(run) / STATE_FILE, asdict(run))
         return run
 
@@ -266,10 +324,28 @@ class RunStore:
 
         Runs from before the clock was set back are older than all others.
         """
-        in_vain = [run for run in self.of_project(project) if run.in_vain]
-        in_vain.sort(key=lambda run: files.was_set_back_since(run.created))
+        runs = self.of_project(project)
+        in_vain = sorted((run for run in runs if run.in_vain), key=lambda run: files.was_set_back_since(run.created))
         for run in in_vain[KEPT_IN_VAIN:]:
             shutil.rmtree(self._folder(run), ignore_errors=True)
+            self._mark(run).unlink(missing_ok=True)
+        marked = _names(self._root / project / FOLDER / RECENT_FOLDER)
+        for run in runs:
+            if run.id in marked and _is_settled(run):
+                self._unmark(run)
+
+    def _unmark(self, run: Run) -> None:
+        with suppress(NotFound), self._changing(run):
+            if _is_settled(self.get(run.id, run.project)):  # otherwise an undo was requested just now
+                self._mark(run).unlink(missing_ok=True)
+
+    def _mark_recent(self, run: Run) -> None:
+        """Makes all stores look at the run; before it changes, in case the process is killed in between."""
+        self._mark(run).parent.mkdir(exist_ok=True)
+        self._mark(run).touch()
+
+    def _mark(self, run: Run) -> Path:
+        return self._root / run.project / FOLDER / RECENT_FOLDER / run.id
 
     @contextmanager
     def claimed(self, project: str) -> Iterator[None]:

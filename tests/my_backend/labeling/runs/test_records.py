@@ -1,6 +1,7 @@
 """Records of labeling runs: each finished one is read once, and every later change is noticed."""
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from my_backend import files
+from my_backend.labeling.runs import records
 from my_backend.labeling.runs.records import KEPT_IN_VAIN, STATE_FILE, Labels, Run, RunStore
 
 PROJECT = "7.1"
@@ -71,3 +73,87 @@ def test_run_that_fails_after_the_clock_was_set_back_keeps_its_error(
     left = {run.id for run in store.of_project(PROJECT)}
     assert last.id in left
     assert len(left) == KEPT_IN_VAIN == len(before)
+
+
+@pytest.fixture
+def settled(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that finished long ago, so that stores no longer look at it."""
+    run = finished(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "RECENT_SECONDS", -1.0)
+        store.thin_out(PROJECT)
+    return run
+
+
+def test_run_that_finished_long_ago_is_not_looked_at_again(
+    store: RunStore, settled: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each label would cost more the more runs all projects ever had."""
+    looked: list[str] = []
+    real = records._identity
+    monkeypatch.setattr(records, "_identity", lambda path: looked.append(path.parent.name) or real(path))
+    waiting = store.create(PROJECT, [Labels(["Dog"], [2])], own_token=False)
+
+    assert [run.id for run in store.open()] == [waiting.id]
+    assert {run.id for run in store.of_project(PROJECT)} == {waiting.id, settled.id}
+    assert set(looked) == {waiting.id}
+
+
+def test_undo_of_a_run_that_finished_long_ago_is_noticed(store: RunStore, settled: Run) -> None:
+    other = RunStore(store._root)
+    assert [run.status for run in other.of_project(PROJECT)] == ["finished"]
+
+    store.undo(settled, own_token=False)
+
+    assert [(run.id, run.action) for run in other.open()] == [(settled.id, "undo")]
+    store.keep(replace(store.begin(settled), status="finished"))
+    assert other.open() == []
+    assert [run.action for run in other.of_project(PROJECT)] == ["undo"]
+
+
+def test_undo_that_is_requested_while_old_runs_are_set_aside_is_noticed(store: RunStore, settled: Run) -> None:
+    seen = replace(settled, changed=0.0)
+    store.undo(settled, own_token=False)
+
+    store._unmark(seen)
+
+    assert [run.action for run in store.open()] == ["undo"]
+
+
+def test_runs_of_an_older_release_are_found(store: RunStore, tmp_path: Path) -> None:
+    """It doesn't note which runs may have changed."""
+    ended = finished(store)
+    waiting = store.create(PROJECT, [Labels(["Dog"], [2])], own_token=False)
+    shutil.rmtree(tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER)
+
+    started = RunStore(tmp_path)
+
+    assert [run.id for run in started.open()] == [waiting.id]
+    assert [run.id for run in started.open()] == [waiting.id]
+    assert {run.id for run in started.of_project(PROJECT)} == {ended.id, waiting.id}
+
+
+def test_change_that_left_no_trace_is_noticed_after_a_while(
+    store: RunStore, settled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an older release on another host."""
+    assert store.open() == []
+    RunStore(tmp_path).undo(settled, own_token=False)
+    shutil.rmtree(tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER)
+    assert store.open() == []
+
+    store._known[tmp_path / PROJECT / "labeling"].due = 0.0
+
+    assert [run.action for run in store.open()] == ["undo"]
+
+
+def test_removed_run_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
+    for _ in range(KEPT_IN_VAIN + 1):
+        run = store.begin(store.create(PROJECT, [Labels(["Cat"], [1])], own_token=True))
+        store.keep(replace(run, status="failed", error="no"))
+
+    store.thin_out(PROJECT)
+
+    left = {run.id for run in store.of_project(PROJECT)}
+    assert len(left) == KEPT_IN_VAIN
+    assert {path.name for path in (tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER).iterdir()} == left
