@@ -51,7 +51,7 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
     """Copies MODEL_DIR to the new folder `target`, readable only by this user because it contains tokens and images.
 
     A project that can't be read doesn't stop the others. Raises NotFound if there is nothing to back up, and Conflict
-    if `target` already exists.
+    if `target` already exists or is in one of the copied folders.
     """
     root = model_dir / "projects"
     projects = sorted(project_folders(root))  # including those with damaged records
@@ -59,6 +59,8 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
         raise NotFound(f"nothing to back up: MODEL_DIR={model_dir} contains no projects")
     if target.exists():
         raise Conflict(f"{target} already exists: choose a new folder")
+    if target.resolve().is_relative_to(root.resolve()):
+        raise Conflict(f"{target} is in {root}, which is backed up itself: choose a folder outside of it")
     part = target.with_name(f".{target.name}.{uuid4().hex}")
     files.create_folder(part.parent, parents=True)
     part.mkdir(mode=0o700)

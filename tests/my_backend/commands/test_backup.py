@@ -147,6 +147,15 @@ def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path,
     assert not (tmp_path / "backup").exists()
 
 
+def test_backup_into_what_is_backed_up_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    """Otherwise each backup would contain all earlier ones."""
+    (tmp_path / "link").symlink_to(model_dir / "projects" / UID)
+    for target in (model_dir / "projects" / UID / "backup", tmp_path / "link" / "new" / "backup"):
+        with pytest.raises(Conflict, match="is in .*, which is backed up itself"):
+            back_up(model_dir, target)
+    assert not list(model_dir.rglob("*backup*"))
+
+
 def test_backup_steps_over_what_cannot_be_copied_and_says_it(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
