@@ -151,7 +151,7 @@ def test_backup_into_what_is_backed_up_is_refused(model_dir: Path, tmp_path: Pat
     """Otherwise each backup would contain all earlier ones."""
     (tmp_path / "link").symlink_to(model_dir / "projects" / UID)
     for target in (model_dir / "projects" / UID / "backup", tmp_path / "link" / "new" / "backup"):
-        with pytest.raises(Conflict, match="is in .*, which is backed up itself"):
+        with pytest.raises(Conflict, match=r"is in .*, which is backed up itself"):
             back_up(model_dir, target)
     assert not list(model_dir.rglob("*backup*"))
 
