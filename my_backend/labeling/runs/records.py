@@ -130,10 +130,10 @@ def _by_age(run: Run) -> tuple[float, str]:
 
 
 def _names(folder: Path) -> set[str]:
-    """The names in a folder that don't begin with a dot; none if there is no such folder."""
+    """The names in a folder that don't begin with a dot; none if there is no such folder, or it can't be listed."""
     try:
         return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return set()
 
 
@@ -141,9 +141,9 @@ def _names(folder: Path) -> set[str]:
 class _Known:
     """What a store knows of a project's runs."""
 
-    # By id: the state file's identity and the run; None if the run is large, so that it is read each time.
-    finished: dict[str, tuple[tuple[int, int], Run] | None] = field(default_factory=dict)
-    unfinished: set[str] = field(default_factory=set)  # also failed ones
+    # By id: the identity of its state file, and the run.
+    finished: dict[str, tuple[tuple[int, int], Run]] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)  # to read each time: not finished, failed, large or unreadable
     due: float = 0.0  # when to look at all runs again (monotonic)
 
 
@@ -232,9 +232,10 @@ class RunStore:
 
     def open(self) -> list[Run]:
         """All runs that haven't finished, including failed ones, the oldest first."""
-        folders = list(self._root.glob(f"*/{FOLDER}"))
-        for gone in self._known.keys() - set(folders):
-            self._known.pop(gone, None)
+        folders = set(self._root.glob(f"*/{FOLDER}"))
+        with self._reading:
+            for gone in self._known.keys() - folders:
+                del self._known[gone]
         return sorted((run for folder in folders for run in self._read(folder)[1]), key=_by_age)
 
     def _read(self, folder: Path) -> tuple[list[Run], list[Run]]:
@@ -247,17 +248,12 @@ class RunStore:
                 known.finished = {run_id: one for run_id, one in known.finished.items() if run_id in to_read}
                 known.due = now + LOOK_AT_ALL_SECONDS
             else:
-                large = {run_id for run_id, one in known.finished.items() if one is None}
-                to_read = _names(folder / RECENT_FOLDER) | known.unfinished | large
-            finished: dict[str, Run] = {}
-            unfinished: dict[str, Run] = {}
-            for run_id in to_read:
-                run = self._read_one(folder, run_id, known)
-                if run is not None:
-                    (finished if run.status == "finished" else unfinished)[run_id] = run
-            known.unfinished = set(unfinished)
-            rest = [one[1] for run_id, one in known.finished.items() if one and run_id not in finished]
-            return [*finished.values(), *rest], list(unfinished.values())
+                to_read = _names(folder / RECENT_FOLDER) | known.others
+            read = {run_id: run for run_id in to_read if (run := self._read_one(folder, run_id, known))}
+            known.others = to_read - known.finished.keys()
+            finished = [run for run_id, (_, run) in known.finished.items() if run_id not in read]
+            finished += [run for run in read.values() if run.status == "finished"]
+            return finished, [run for run in read.values() if run.status != "finished"]
 
     def _read_one(self, folder: Path, run_id: str, known: _Known) -> Run | None:
         path = folder / run_id / STATE_FILE
@@ -266,8 +262,8 @@ class RunStore:
             return stored[1]
         known.finished.pop(run_id, None)
         run = files.read_record(path, _RUN) if state else None
-        if run and run.status == "finished":
-            known.finished[run_id] = (state, run) if state and _is_small(run) else None
+        if state and run and run.status == "finished" and _is_small(run):
+            known.finished[run_id] = state, run
         return run
 
     def resume(self, run: Run, *, own_token: bool) -> Run:
@@ -328,21 +324,24 @@ class RunStore:
         in_vain = sorted((run for run in runs if run.in_vain), key=lambda run: files.was_set_back_since(run.created))
         for run in in_vain[KEPT_IN_VAIN:]:
             shutil.rmtree(self._folder(run), ignore_errors=True)
-            self._mark(run).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._mark(run).unlink()
         marked = _names(self._root / project / FOLDER / RECENT_FOLDER)
         for run in runs:
             if run.id in marked and _is_settled(run):
                 self._unmark(run)
 
     def _unmark(self, run: Run) -> None:
-        with suppress(NotFound), self._changing(run):
+        """Lets stores ignore a run that finished long ago; after an error, they keep looking at it."""
+        with suppress(NotFound, OSError), self._changing(run):
             if _is_settled(self.get(run.id, run.project)):  # otherwise an undo was requested just now
                 self._mark(run).unlink(missing_ok=True)
 
     def _mark_recent(self, run: Run) -> None:
-        """Makes all stores look at the run; before it changes, in case the process is killed in between."""
+        """Makes all stores look at the run. Call it before a change, in case the process is killed in between."""
         self._mark(run).parent.mkdir(exist_ok=True)
-        self._mark(run).touch()
+        with suppress(FileExistsError):  # it may belong to another user, so that it can't be touched again
+            self._mark(run).touch(exist_ok=False)
 
     def _mark(self, run: Run) -> Path:
         return self._root / run.project / FOLDER / RECENT_FOLDER / run.id

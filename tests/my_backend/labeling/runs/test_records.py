@@ -1,5 +1,6 @@
 """Records of labeling runs: each finished one is read once, and every later change is noticed."""
 
+import errno
 import os
 import shutil
 import time
@@ -157,3 +158,55 @@ def test_removed_run_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
     left = {run.id for run in store.of_project(PROJECT)}
     assert len(left) == KEPT_IN_VAIN
     assert {path.name for path in (tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER).iterdir()} == left
+
+
+def test_runs_that_cannot_be_read_for_a_moment_are_read_at_the_next_look(
+    store: RunStore, settled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    started = RunStore(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(files, "_read_once", refuse)
+        assert started.of_project(PROJECT) == []
+
+    assert [run.id for run in started.of_project(PROJECT)] == [settled.id]
+
+
+def test_project_whose_runs_cannot_be_listed_does_not_stop_others(store: RunStore, tmp_path: Path) -> None:
+    waiting = store.create(PROJECT, [Labels(["Dog"], [2])], own_token=False)
+    (tmp_path / "8.1").mkdir()
+    (tmp_path / "8.1" / "labeling").write_text("This isn't a folder.")
+
+    assert [run.id for run in store.open()] == [waiting.id]
+
+
+def test_run_ends_although_an_older_one_cannot_be_set_aside(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its record would say that it failed."""
+    old = finished(store)
+    lock = tmp_path / PROJECT / "labeling" / old.id / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    monkeypatch.setattr(records, "RECENT_SECONDS", -1.0)
+
+    store.thin_out(PROJECT)
+
+    assert (tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER / old.id).exists()
+
+
+def test_run_that_another_user_has_changed_can_be_changed(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as root, with a command."""
+    run = store.create(PROJECT, [Labels(["Cat"], [1])], own_token=False)
+    real = Path.touch
+
+    def touch(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        if path.exists() and exist_ok:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real(path, mode, exist_ok)
+
+    monkeypatch.setattr(Path, "touch", touch)
+
+    assert store.begin(run).status == "started"
