@@ -215,11 +215,18 @@ class RunStore:
 
     def get(self, run_id: str, project: str = "*") -> Run:
         """The run, of any project if none is named; raises NotFound."""
-        found = list(self._root.glob(f"{project}/{FOLDER}/{run_id}/{STATE_FILE}")) if _RUN_ID.fullmatch(run_id) else []
-        run = files.read_record(found[0], _RUN) if found else None
+        run = next((files.read_record(path, _RUN) for path in self._state_files(run_id, project)), None)
         if run is None:
             raise NotFound(f"there is no labeling run {run_id[:100]}")
         return run
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether the run has finished or is gone. A run that can't be read at the moment hasn't ended."""
+        found = [files.read_record(path, _RUN) for path in self._state_files(run_id)]
+        return all(run is not None and run.status == "finished" for run in found)
+
+    def _state_files(self, run_id: str, project: str = "*") -> Iterator[Path]:
+        return self._root.glob(f"{project}/{FOLDER}/{run_id}/{STATE_FILE}") if _RUN_ID.fullmatch(run_id) else iter(())
 
     def exists(self, project: str, run_id: str) -> bool:
         """Whether there is such a run, even if it is damaged. Without a state, nothing of it was ever written."""

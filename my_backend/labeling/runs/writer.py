@@ -199,16 +199,10 @@ class Writer(Background):
         `tokens` are those from before the runs that are `left` were read: a later one belongs to a newer action.
         """
         for run in [run for run in tokens if run not in left]:
-            if self._has_ended(run) and self._tokens.get(run) is tokens[run]:
+            if self.store.has_ended(run) and self._tokens.get(run) is tokens[run]:
                 self._forget_token(run)
         for run in [run for run in list(self._retries) if run not in left]:
             self._retries.pop(run, None)
-
-    def _has_ended(self, run_id: str) -> bool:
-        try:
-            return self.store.get(run_id).status == "finished"
-        except NotFound:
-            return True
 
     def _try(self, run: Run) -> None:
         """Makes an attempt; an error that can't be stored in the run, as of its files, doesn't stop other runs."""

@@ -1,8 +1,10 @@
 """What a labeling run leaves in Label Studio, whatever happens in between."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -371,6 +373,21 @@ def test_token_of_a_run_is_forgotten_however_the_run_ended(make_writer: MakeWrit
     Projects(writer.store._root).delete(CONNECTED.uid)
     writer._tick()
     assert writer._tokens == {}
+
+
+def test_token_of_a_run_that_cannot_be_read_for_a_moment_is_kept(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    writer = make_writer()
+    run = writer.submit(CONNECTED, [Labels(["Cat"], labels.add(1))], "a-token-of-a-person-that-is-long-enough")
+    with monkeypatch.context() as full:
+        full.setattr(files, "_read_once", refuse)
+        writer._tick()
+
+    assert writer._tokens.keys() == {run.id}
 
 
 @pytest.mark.parametrize("some", [[], [1]], ids=["all", "one of them"])
