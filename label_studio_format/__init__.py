@@ -1,1 +1,4 @@
-"""Label Studio's formats: configs, tasks, annotations, events, pasted tokens. Pure: no I/O, no torch, no HTTP."""
+"""Label Studio's formats: configs, tasks, annotations, events, pasted tokens; and settings from `.env`.
+
+Only `env_file` reads a file. No torch, no HTTP.
+"""

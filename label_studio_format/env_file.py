@@ -1,4 +1,4 @@
-"""Settings from the environment and from `.env`, which is read as Docker Compose reads it."""
+"""Settings from the environment and from `.env`, where single quotes keep a value as it is, as in Docker Compose."""
 
 from collections.abc import Iterator
 from pathlib import Path
