@@ -3,6 +3,7 @@
 Lines that already have the log's format pass unchanged; others, from libraries, uWSGI and supervisor, are converted.
 """
 
+import errno
 import json
 import logging
 import os
@@ -38,7 +39,7 @@ class Collector:
         self._output, self._file, self._failure = True, None, ""
         try:
             self._file = _open(Path(orders["log_file"])) if orders["log_file"] else None
-        except (OSError, ValueError) as error:  # the output must still be logged; ValueError: the path is only /
+        except OSError as error:  # the output must still be logged
             self._tell(
                 f"can't use LOG_FILE ({said(error)}), so the log goes only to the output: fix this, then restart"
             )
@@ -107,6 +108,8 @@ def _open(path: Path) -> RotatingFileHandler | None:
 
     Raises OSError.
     """
+    if not path.name:  # such as /
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     if not lock(descriptor, wait=False):

@@ -150,7 +150,7 @@ def test_output_is_logged_although_log_file_is_the_root_folder(capsys: pytest.Ca
     with_file(Path("/")).write(b"one")
 
     failure, line = capsys.readouterr().out.splitlines()
-    assert "can't use LOG_FILE" in failure
+    assert "can't use LOG_FILE ([Errno 21] Is a directory: '/')" in failure
     assert line.endswith("one")
 
 
