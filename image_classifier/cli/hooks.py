@@ -52,15 +52,16 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
             changed = replace(
                 prediction, label=str(record["prediction"]), confidence=_finite(record["confidence"]), scores=pairs
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UsersError(
-                f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one it got"
+                f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one it "
+                "got, with finite numbers"
             ) from error
         yield changed
 
 
 def _finite(value: Any) -> float:
-    """The value as a number; raises ValueError for infinity and NaN, which JSON doesn't have."""
+    """The value as a number; raises ValueError or OverflowError if it isn't finite, which JSON doesn't allow."""
     if not math.isfinite(number := float(value)):
         raise ValueError(value)
     return number

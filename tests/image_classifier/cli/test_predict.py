@@ -168,6 +168,7 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
         "def fail(answer):\n    return 1 / 0\n"
         "def unsure(answer):\n    return {**answer, 'confidence': float('nan')}\n"
         "def endless(answer):\n    return {**answer, 'scores': {'cat': float('inf')}}\n"
+        "def huge(answer):\n    return {**answer, 'confidence': 10 ** 400}\n"
     )
 
     def with_hook(name: str) -> Said:
@@ -180,8 +181,8 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert {one["confidence"] for one in found} == {1.0}
     assert [one["scores"] for one in found] == [one["scores"] for one in plain]
     assert "my_hook.forget returned None: it must return a dict" in with_hook("my_hook.forget").error
-    for no_number in ("unsure", "endless"):  # JSON has neither
-        assert "it must return a dict" in with_hook(f"my_hook.{no_number}").error
+    for infinite in ("unsure", "endless", "huge"):  # JSON has none of these
+        assert "with finite numbers" in with_hook(f"my_hook.{infinite}").error
     assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
     assert "can't load postprocess = my_hook.gone" in with_hook("my_hook.gone").error
     assert "can't load postprocess = nowhere" in with_hook("nowhere").error
