@@ -148,6 +148,15 @@ def test_change_that_left_no_trace_is_noticed_after_a_while(
     assert [run.action for run in store.open()] == ["undo"]
 
 
+def test_run_whose_folder_is_gone_is_forgotten_after_a_while(store: RunStore, settled: Run, tmp_path: Path) -> None:
+    assert [run.id for run in store.of_project(PROJECT)] == [settled.id]
+    shutil.rmtree(tmp_path / PROJECT / "labeling" / settled.id)
+
+    store._known[tmp_path / PROJECT / "labeling"].due = 0.0
+
+    assert store.of_project(PROJECT) == []
+
+
 def test_removed_run_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
     for _ in range(KEPT_IN_VAIN + 1):
         run = store.begin(store.create(PROJECT, [Labels(["Cat"], [1])], own_token=True))
