@@ -23,17 +23,19 @@ def import_named(setting: str, value: str, example: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)  # users keep their own modules in the working directory
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise BackendError(f"can't load {setting}={value}: {said(error)}") from error
+        found = getattr(importlib.import_module(module_name), name, None)
     except SystemExit as error:  # it would end the thread that imports it, silently
         raise BackendError(
             f"can't load {setting}={value}: importing {module_name} calls sys.exit ({said(error)}); "
             'put the code that should run only as a script below `if __name__ == "__main__":`'
         ) from error
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise BackendError(f"can't load {setting}={value}: {said(error)}") from error
+        what = ": ".join(filter(None, [type(error).__name__, said(error)]))
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
-        raise ModuleRaised(
-            f"can't load {setting}={value}: importing {module_name} raises {type(error).__name__}: {said(error)}{where}"
-        ) from error
+        raise ModuleRaised(f"can't load {setting}={value}: importing {module_name} raises {what}{where}") from error
+    if found is None:
+        raise BackendError(f"can't load {setting}={value}: module {module_name} has no {name}")
+    return found

@@ -550,6 +550,9 @@ def test_module_that_exits_when_it_is_imported_is_reported(
         ),
         ("\n1 / 0\n", "ZeroDivisionError: division by zero (my_faulty.py, line 2)"),
         ("class Model(:\n", "SyntaxError: invalid syntax (my_faulty.py, line 1)"),
+        ("import json\njson.read\n", "AttributeError: module 'json' has no attribute 'read' (my_faulty.py, line 2)"),
+        ("import nowhere\n", "ModuleNotFoundError: No module named 'nowhere' (my_faulty.py, line 1)"),
+        ("assert 1 == 2\n", "AssertionError (my_faulty.py, line 1)"),
     ],
 )
 def test_module_that_raises_when_it_is_imported_is_reported_with_the_place(
