@@ -59,7 +59,8 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
         raise NotFound(f"nothing to back up: MODEL_DIR={model_dir} contains no projects")
     if target.exists():
         raise Conflict(f"{target} already exists: choose a new folder")
-    if target.resolve().is_relative_to(root.resolve()):
+    # Unlike resolve(), realpath raises nothing for links in circles.
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(root)):
         raise Conflict(f"{target} is in {root}, which is backed up itself: choose a folder outside of it")
     part = target.with_name(f".{target.name}.{uuid4().hex}")
     files.create_folder(part.parent, parents=True)
