@@ -12,6 +12,7 @@ from my_backend.projects.project import Project
 # Modification times show changes: files are always replaced, never modified in place.
 WATCHED = (
     "project.json",
+    "credentials.json",  # the address in links to Label Studio
     "live",
     "versions",
     "pinned.json",
@@ -35,7 +36,8 @@ def fingerprint() -> str:
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
     """An ETag that stays the same while the page of these projects, with the parameters `shown`, is unchanged."""
     now = time.time_ns()
-    facts: list[object] = [*shown, backend.serving.ready, backend.monitor.asking, backend.summary.problems()]
+    settings = backend.settings.label_studio_url, backend.settings.basic_auth is not None
+    facts: list[object] = [*shown, *settings, backend.serving.ready, backend.monitor.asking, backend.summary.problems()]
     for project in projects:
         times = [files.changed_ns(project.folder / name) for name in WATCHED]
         finding = backend.monitor.finding(project.uid)

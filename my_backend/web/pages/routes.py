@@ -105,7 +105,7 @@ class Pages:
                 busy=any(view.busy for view in views),
             )
 
-        return self._answer(found, render)
+        return self._answer(found, render, str(len(projects)))
 
     def _view(self, project: Project) -> ProjectView:
         """A project whose view fails doesn't affect the others."""
