@@ -186,8 +186,12 @@ class RunStore:
         with unless_deleted(self._root / project):
             files.create_folder(folder.parent)
             self._mark_recent(run)
-            files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels], make_folder=True)
-            files.write_json(folder / STATE_FILE, asdict(run))
+            try:
+                files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels], make_folder=True)
+                files.write_json(folder / STATE_FILE, asdict(run))
+            except OSError:
+                self._remove_rest(run)
+                raise
         return run
 
     @contextmanager
@@ -204,7 +208,9 @@ class RunStore:
 
     def with_key(self, project: str, idempotency_key: str) -> Run | None:
         """The project's run with that key."""
-        return next((run for run in self.of_project(project) if run.idempotency_key == idempotency_key), None)
+        found = (run for run in self.of_project(project) if run.idempotency_key == idempotency_key)
+        # The project may just have been deleted, with its runs, and connected again.
+        return next((run for run in found if self.exists(project, run.id)), None)
 
     def plan(self, run: Run) -> list[Labels]:
         """Which tasks get which choices; raises Conflict if the file is damaged."""
@@ -330,13 +336,21 @@ class RunStore:
         runs = self.of_project(project)
         in_vain = sorted((run for run in runs if run.in_vain), key=lambda run: files.was_set_back_since(run.created))
         for run in in_vain[KEPT_IN_VAIN:]:
-            shutil.rmtree(self._folder(run), ignore_errors=True)
-            with suppress(OSError):
-                self._mark(run).unlink()
+            with suppress(NotFound, OSError), self._changing(run):
+                if self.get(run.id, run.project).in_vain:  # otherwise it was resumed just now
+                    (self._folder(run) / STATE_FILE).unlink()
+            self._remove_rest(run)
         marked = _names(self._root / project / FOLDER / RECENT_FOLDER)
         for run in runs:
             if run.id in marked and _is_settled(run):
                 self._unmark(run)
+
+    def _remove_rest(self, run: Run) -> None:
+        """Removes what there is of a run without a state."""
+        if not self.exists(run.project, run.id):
+            shutil.rmtree(self._folder(run), ignore_errors=True)
+            with suppress(OSError):
+                self._mark(run).unlink()
 
     def _unmark(self, run: Run) -> None:
         """Lets stores ignore a run that finished long ago; after an error, they keep looking at it."""

@@ -169,20 +169,6 @@ def test_removed_run_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / PROJECT / "labeling" / records.RECENT_FOLDER).iterdir()} == left
 
 
-def test_runs_that_cannot_be_read_for_a_moment_are_read_at_the_next_look(
-    store: RunStore, settled: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: Path) -> bytes:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    started = RunStore(tmp_path)
-    with monkeypatch.context() as full:
-        full.setattr(files, "_read_once", refuse)
-        assert started.of_project(PROJECT) == []
-
-    assert [run.id for run in started.of_project(PROJECT)] == [settled.id]
-
-
 def test_project_whose_runs_cannot_be_listed_does_not_stop_others(store: RunStore, tmp_path: Path) -> None:
     waiting = store.create(PROJECT, [Labels(["Dog"], [2])], own_token=False)
     (tmp_path / "8.1").mkdir()
@@ -219,3 +205,57 @@ def test_run_that_another_user_has_changed_can_be_changed(store: RunStore, monke
     monkeypatch.setattr(Path, "touch", touch)
 
     assert store.begin(run).status == "started"
+
+
+def test_runs_that_cannot_be_read_for_a_moment_come_back(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if too many files were open: otherwise a repeated request would start a second run for minutes."""
+    ended = finished(store)
+    waiting = store.create(PROJECT, [Labels(["Dog"], [2])], own_token=False, idempotency_key="again")
+    shutil.rmtree(store._root / PROJECT / "labeling" / records.RECENT_FOLDER)  # a backup of an older release
+    store = RunStore(store._root)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_record", lambda *_: None)
+        assert store.of_project(PROJECT) == store.open() == []
+
+    assert [run.id for run in store.open()] == [waiting.id]
+    assert {run.id for run in store.of_project(PROJECT)} == {ended.id, waiting.id}
+    assert store.with_key(PROJECT, "again") == waiting
+
+
+def test_runs_of_a_deleted_project_are_not_taken_for_those_of_a_new_one(store: RunStore, tmp_path: Path) -> None:
+    old = store.create(PROJECT, [Labels(["Cat"], [1])], own_token=False, idempotency_key="again")
+    store.keep(replace(store.begin(old), status="finished"))
+    assert store.with_key(PROJECT, "again")
+    shutil.rmtree(tmp_path / PROJECT)
+    (tmp_path / PROJECT).mkdir()
+
+    with store.creating(PROJECT):
+        assert store.with_key(PROJECT, "again") is None
+
+
+def test_failed_run_that_is_resumed_is_not_removed(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for _ in range(KEPT_IN_VAIN + 1):
+        run = store.begin(store.create(PROJECT, [Labels(["Cat"], [1])], own_token=True))
+        runs.append(store.keep(replace(run, status="failed", error="no")))
+    seen = store.of_project(PROJECT)
+    oldest = seen[-1]
+    monkeypatch.setattr(store, "of_project", lambda project: seen)  # read just before the person resumes one
+    store.resume(oldest, own_token=True)
+
+    store.thin_out(PROJECT)
+
+    assert store.get(oldest.id).status == "queued"
+
+
+def test_mark_of_a_run_that_could_not_be_stored_is_removed(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk is full, each request would leave one, which all stores look at from then on."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", full)
+        with pytest.raises(OSError, match="space"):
+            store.create(PROJECT, [Labels(["Cat"], [1])], own_token=False)
+    assert not list((store._root / PROJECT / "labeling" / records.RECENT_FOLDER).iterdir())
