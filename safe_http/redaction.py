@@ -7,12 +7,13 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 LONGEST = 10_000  # characters of a text to search: matching blocks the interpreter, and anyone can send long texts
 END = 4_000  # of these, the ones at the end of a longer text, where a traceback says what went wrong
-MOST_KNOWN = 1000  # secrets; every text is searched for each of them
+MOST_KNOWN = 1000  # secrets; every text is searched for each of them, and others wait until some are forgotten
 PARTIAL = 100  # characters of a secret that no pattern recognizes because the cut makes it too short
 
 _NAMES = r"(?:token|api[-_]?key|password|passwd|secret|signature|authorization|cookie|sessionid)"
@@ -66,7 +67,8 @@ class Redactor:
     """Replaces known secrets, in all the forms they are written in, and anything that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._holders: Counter[str] = Counter()  # how many parts of the process have each secret
+        # How many parts of the process have each secret: also of those that wait, as each part forgets what it knew.
+        self._holders: Counter[str] = Counter()
         self._written: dict[str, set[str]] = {}  # each secret's forms
         self._forms: tuple[str, ...] = ()
         self._changing = threading.Lock()
@@ -76,8 +78,7 @@ class Redactor:
         """Adds secrets to hide from now on, until `forget` has been called as often."""
         with self._changing:
             for secret in {secret for secret in secrets if secret.strip()}:
-                if secret in self._holders or len(self._holders) < MOST_KNOWN:
-                    self._holders[secret] += 1
+                self._holders[secret] += 1
             self._sort_forms()
 
     def forget(self, secrets: Iterable[str]) -> None:
@@ -91,8 +92,9 @@ class Redactor:
             self._sort_forms()
 
     def _sort_forms(self) -> None:
-        if set(self._written) != set(self._holders):
-            self._written = {secret: self._written.get(secret) or _forms(secret) for secret in self._holders}
+        hidden = list(islice(self._holders, MOST_KNOWN))
+        if set(self._written) != set(hidden):
+            self._written = {secret: self._written.get(secret) or _forms(secret) for secret in hidden}
             # The longest first: one may be part of another.
             self._forms = tuple(sorted(set().union(*self._written.values()), key=len, reverse=True))
 

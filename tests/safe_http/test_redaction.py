@@ -238,3 +238,27 @@ def test_secret_is_hidden_as_long_as_anyone_has_it() -> None:
     assert redact("first-secret second-secret") == "*** ***"
     redact.forget(["first-secret", "second-secret", "unknown"])
     assert redact("first-secret second-secret") == "first-secret second-secret"
+
+
+def test_secret_beyond_the_limit_is_hidden_as_soon_as_there_is_room() -> None:
+    others = [f"secret-number-{number}." for number in range(MOST_KNOWN)]
+    redact = Redactor(others)
+    redact.know(["first-secret"])
+    redact.know(["second-secret"])
+    assert len(redact._forms) == MOST_KNOWN
+
+    redact.forget(others[:2])
+    assert redact("first-secret second-secret") == "*** ***"
+
+
+def test_forgetting_a_secret_beyond_the_limit_takes_it_from_nobody_else() -> None:
+    others = [f"secret-number-{number}." for number in range(MOST_KNOWN)]
+    redact = Redactor(others)
+    redact.know(["a-persons-token"])  # by one part, while there is no room
+    redact.forget(others)
+    redact.know(["a-persons-token"])  # by another one, which keeps it
+
+    redact.forget(["a-persons-token"])
+    assert redact("a-persons-token") == "***"
+    redact.forget(["a-persons-token"])
+    assert redact("a-persons-token") == "a-persons-token"
