@@ -14,7 +14,7 @@ from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.deleted import unless_deleted
-from my_backend.projects.labeling_order import LabelingOrder
+from my_backend.projects.labeling_order import ORDER_FILE, LabelingOrder, read_order
 from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import Recent, sightings
 from my_backend.projects.registry import Projects
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # how soon a new version is noticed
 QUIET_SECONDS = 2.0  # how long a version has to be live before its predictions are stored
 ASKED_SECONDS = 120.0  # Label Studio waits for predictions for 100 s, and then stores them one by one
+ORDER_SECONDS = 5.0  # how soon an order is noticed that another server has kept
 RETRY_SECONDS = 30.0  # after an error of Label Studio; doubles each time
 LONGEST_SECONDS = 600.0
 
@@ -66,6 +67,8 @@ class PredictionRefresh(Background):
         self._serving, self._recent, self._stored = serving, recent, stored
         self._turns: dict[str, _Turn] = {}
         self._orders: dict[str, LabelingOrder | None] = {}
+        self._kept: dict[str, int] = {}  # project → when the order that was read last was kept
+        self._orders_due = 0.0  # when to look for other orders (monotonic)
         self._failures: dict[str, str] = {}  # project → why its predictions can't be refreshed
         self._lock = threading.Lock()
 
@@ -108,16 +111,34 @@ class PredictionRefresh(Background):
 
     def _take_turns(self, projects: Sequence[Project]) -> float:
         """Processes a batch of each project that is due; returns when the next one is due (monotonic)."""
+        if time.monotonic() >= self._orders_due:
+            self._orders_due = time.monotonic() + ORDER_SECONDS
+            for project in projects:
+                self._read_order(project)
         turns = [(project, self._turn_of(project)) for project in projects]
         for project, turn in turns:
             if turn.due <= time.monotonic() and not self._stopping:
                 self._take(project, turn)
         with self._lock:
-            for gone in self._turns.keys() - {project.uid for project in projects}:
-                del self._turns[gone]
+            known = {project.uid for project in projects}
+            for gone in (self._turns.keys() | self._orders.keys() | self._kept.keys()) - known:
+                self._turns.pop(gone, None)
                 self._orders.pop(gone, None)
+                self._kept.pop(gone, None)
                 self._failures.pop(gone, None)
         return min((turn.due for _, turn in turns), default=float("inf"))
+
+    def _read_order(self, project: Project) -> None:
+        """Takes over an order that another server has kept: an event about imported tasks reaches only one of them."""
+        kept = files.changed_ns(project.folder / ORDER_FILE)
+        if kept == self._kept.get(project.uid, 0):
+            return
+        order = read_order(project.folder)
+        if order is None and kept:  # it is damaged
+            return
+        self._orders[project.uid] = order
+        # A file time this recent may miss a later change, so the next call reads again.
+        self._kept[project.uid] = kept if time.time_ns() - kept > files.SETTLED_NS else -1
 
     def _turn_of(self, project: Project) -> _Turn:
         """The project's state for its live version; a new version or an import starts a new one."""

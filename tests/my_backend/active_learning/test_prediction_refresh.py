@@ -1,6 +1,7 @@
 """When stored predictions are refreshed, and when not."""
 
 import threading
+import time
 from itertools import count
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from my_backend.active_learning import prediction_refresh
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.errors import LabelStudioError
+from my_backend.projects.labeling_order import LabelingOrder, keep_order
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
@@ -17,7 +19,7 @@ from tests.my_backend.fake_model import Script
 
 @pytest.fixture
 def settings(label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    for name in ("QUIET_SECONDS", "RETRY_SECONDS", "LOOK_SECONDS"):
+    for name in ("QUIET_SECONDS", "RETRY_SECONDS", "LOOK_SECONDS", "ORDER_SECONDS"):
         monkeypatch.setattr(prediction_refresh, name, 0.05)
     given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
     return {**given, "renew_predictions": True}
@@ -100,6 +102,49 @@ def test_requests_get_the_rank_of_a_task_as_its_score(
     with serve(**{**settings, "renew_predictions": False}) as client:
         client.setup()
         assert {one["score"] for one in client.post("/predict", body)["results"]} == {0.75}
+
+
+def test_requests_get_ranks_in_the_order_that_another_server_has_kept(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
+) -> None:
+    """An event about imported tasks reaches only one of the servers."""
+    for _ in range(3):
+        label_studio.predicted.add()
+    script.set(order=[2, 0, 1])
+    with serve(**settings) as client:
+        client.setup()
+
+        def scores() -> list[float]:
+            body = {"tasks": [{"id": number, "data": {"image": "a.png"}} for number in range(1, 5)], "project": PROJECT}
+            return [one["score"] for one in client.post("/predict", body)["results"] if one]
+
+        version = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {version})
+        assert scores() == [0.333333, 0.666667, 0.0, 1.0]
+
+        folder = client.backend.projects.folder(PROJECT)
+        keep_order(folder, LabelingOrder(version, (4, 3, 1, 2)))
+        assert eventually(lambda: scores() == [0.5, 0.75, 0.25, 0.0])
+
+        keep_order(folder, None)  # as by a model without an order
+        assert eventually(lambda: scores() == [0.75] * 4)
+
+
+def test_order_that_the_disk_does_not_take_still_counts(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
+) -> None:
+    label_studio.predicted.add()
+    label_studio.predicted.add()
+    script.set(order=[1, 0])
+    with serve(**settings) as client:
+        client.setup()
+        (client.backend.projects.folder(PROJECT) / "order.json").mkdir()
+        version = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {version})
+        time.sleep(0.3)
+        tasks = [{"id": number, "data": {"image": "a.png"}} for number in (1, 2)]
+        found = client.post("/predict", {"tasks": tasks, "project": PROJECT})["results"]
+        assert {one["score"] for one in found} == {0.0, 0.5}
 
 
 def test_page_shows_tasks_whose_predictions_were_refreshed(
