@@ -101,6 +101,7 @@ class Exports(Background):
             raise BadRequest(f"{version} is a first guess: it has no model of its own to export")
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable(f"{MOST_WAITING} exports are already waiting: try again later")
+        self._failures.pop((project.uid, version), None)
         self._waiting[project.uid, version] = None
         self._wake()
         return self.state(project, version)
@@ -121,8 +122,16 @@ class Exports(Background):
                 except Exception as error:
                     log.warning("can't export %s to ONNX: %s", version, said(error))
                     self._failures[uid_and_version] = said(error)
+                    self._forget_deleted()
                 self._waiting.pop(uid_and_version, None)
         return math.inf
+
+    def _forget_deleted(self) -> None:
+        """Forgets why versions couldn't be exported that have since been deleted, alone or with their project."""
+        known = {project.uid: project for project in self._projects.all()}
+        for uid, version in list(self._failures):
+            if uid not in known or version not in known[uid].versions.names():
+                self._failures.pop((uid, version), None)
 
     def _make(self, project: Project, version: str) -> None:
         folder, versions = project.folder / EXPORTS_FOLDER, project.versions

@@ -142,6 +142,24 @@ def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: S
     script.set()
     client.post(EXPORT, {"version": name})
     exported(client, name)
+    shutil.rmtree(client.backend.projects.folder(PROJECT) / "exports")
+    assert exported(client, name, "none")["failure"] == ""
+
+
+def test_failed_exports_of_deleted_versions_and_projects_are_forgotten(client: Client, script: Script) -> None:
+    first, second = client.train(), client.train()
+    client.setup("8.1795181751")
+    other = client.train("8.1795181751")
+    script.set(export_says="no")
+    client.post(EXPORT, {"version": first, "project": PROJECT})
+    client.post(EXPORT, {"version": other, "project": "8.1795181751"})
+    assert eventually(lambda: set(client.backend.exports._failures) == {(PROJECT, first), ("8.1795181751", other)})
+    client.post("/api/models/delete", {"version": first, "project": PROJECT})
+    client.backend.projects.delete("8.1795181751")
+
+    client.post(EXPORT, {"version": second, "project": PROJECT})
+
+    assert eventually(lambda: set(client.backend.exports._failures) == {(PROJECT, second)})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -391,7 +409,7 @@ def test_versions_without_a_project_are_those_of_the_only_one(client: Client) ->
     name = client.train()
     assert client.get("/versions")["versions"] == [name]
 
-    client.setup("8.1")
+    client.setup("8.1795181751")
 
     assert "POST" in client.get("/versions", 404)["error"]
     assert client.post("/versions", {"project": "8"})["versions"] == []
