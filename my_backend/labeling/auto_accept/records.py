@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -145,7 +145,21 @@ class AcceptanceStore:
         request_id = context.ids().get("request_id", "")
         with unless_deleted(self._root / project):
             files.create_folder(self._root / project / FOLDER)
-            return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
+            wanted = Acceptance(name, project, alpha, created=now, request_id=request_id)
+            wanted = self._save(wanted, make_folder=True)
+        self._thin_out(wanted)
+        return wanted
+
+    def _thin_out(self, newest: Acceptance) -> None:
+        """Removes the predictions of plans that this one replaces, a few MB each; those of accepted plans stay."""
+        for path in self._root.glob(f"{newest.project}/{FOLDER}/*/{PREDICTIONS_FILE}"):
+            plan = replace(newest, id=path.parent.name)
+            if not _ID.fullmatch(plan.id) or plan.id >= newest.id:
+                continue
+            # What can't be removed now is removed by the next plan.
+            with suppress(NotFound, Conflict, OSError), self.changing(plan) as current:
+                if not current.run:
+                    path.unlink()
 
     def prepared(self, acceptance: Acceptance, predictions: PlannedPredictions) -> Acceptance:
         """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its predictions."""

@@ -10,7 +10,13 @@ import pytest
 
 from my_backend.errors import Conflict, NotFound
 from my_backend.labeling.auto_accept.guarantee import decide, make_plan
-from my_backend.labeling.auto_accept.records import AcceptanceStore, Automatic, PlannedImage, PlannedPredictions
+from my_backend.labeling.auto_accept.records import (
+    Acceptance,
+    AcceptanceStore,
+    Automatic,
+    PlannedImage,
+    PlannedPredictions,
+)
 
 PROJECT = "7.1"
 
@@ -100,8 +106,34 @@ def test_labels_are_accepted_automatically_only_if_that_is_switched_on(store: Ac
     assert store.newest(PROJECT) is None
 
 
-def test_predictions_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore) -> None:
-    plans = [store.prepared(store.create(PROJECT, 0.05), planned_predictions(seed=seed)) for seed in range(12)]
+def test_predictions_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore, tmp_path: Path) -> None:
+    plans = []
+    for seed in range(12):
+        (tmp_path / f"{seed}.1").mkdir(exist_ok=True)
+        plans.append(store.prepared(store.create(f"{seed}.1", 0.05), planned_predictions(seed=seed)))
     for seed, plan in enumerate(plans):
         assert store.predictions(plan).seed == seed
     assert len(store._predictions) <= 8
+
+
+def test_predictions_of_plans_that_were_replaced_take_no_room(store: AcceptanceStore, tmp_path: Path) -> None:
+    """They have a hundred bytes and more for each image; those of accepted plans tell what the labels rest on."""
+
+    def drawn() -> Acceptance:
+        return store.prepared(store.create(PROJECT, 0.05), planned_predictions())
+
+    accepted = drawn()
+    with store.changing(accepted) as current:
+        store.save(replace(current, status="accepted", run="20261130T000000-abcdef"))
+    discarded = drawn()
+    with store.changing(discarded) as current:
+        store.save(replace(current, status="undone"))
+    drawn()
+    unreadable = drawn()
+    (tmp_path / PROJECT / "acceptance" / unreadable.id / "acceptance.json").write_text("{")
+    newest = drawn()
+
+    left = {path.parent.name for path in tmp_path.rglob("answers.json")}
+    assert left == {accepted.id, unreadable.id, newest.id}
+    assert store.newest(PROJECT) == newest
+    assert AcceptanceStore(tmp_path).predictions(newest) == planned_predictions()
