@@ -191,6 +191,9 @@ class Acceptor(Background):
                 if current.status == "undone":
                     raise Conflict("this plan has just been discarded")
                 raise Conflict("the labels of this plan have just been accepted")
+            newest = self.store.newest(project.uid)
+            if newest is None or newest.id != current.id:
+                raise Conflict("this plan has just been replaced")
             # The run's id is stored first: if the process ends before there is a run, nothing was written.
             chosen = replace(
                 current,

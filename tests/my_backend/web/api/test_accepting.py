@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from label_studio_format.labeling_config import ImageChoices
 from my_backend import files
 from my_backend.errors import Conflict
 from my_backend.label_studio import task_pages
@@ -20,6 +21,7 @@ from my_backend.labeling.auto_accept.records import Acceptance, AcceptanceStore,
 from my_backend.labeling.auto_accept.sample_reader import SampleReader
 from my_backend.labeling.pool import all_projects
 from my_backend.labeling.runs import writer
+from my_backend.projects.project import Project
 from testing.fake_label_studio.labels import FakeLabels
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -314,6 +316,25 @@ def test_undo_from_outdated_page_keeps_newer_plan(client: Client, label_studio: 
     assert state(client)["status"] == "sampling"
     ask(client, "undo", plan=second)
     assert state(client)["status"] == "undone"
+
+
+def test_plan_that_is_replaced_while_it_is_accepted_writes_no_labels(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its labels could neither be checked nor undone on the page."""
+    label_sample(client, label_studio.labels)
+    used = client.backend.acceptor
+    real = used._tag_for
+
+    def replaced_by_another_server(acceptance: Acceptance, project: Project) -> ImageChoices:
+        used.store.create(PROJECT, 0.05)
+        return real(acceptance, project)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(used, "_tag_for", replaced_by_another_server)
+        with pytest.raises(Conflict, match="just been replaced"):
+            used.accept(client.backend.projects.get(PROJECT))
+    assert client.backend.labeling.store.of_project(PROJECT) == []
 
 
 def test_undo_after_a_crash_before_there_was_a_run_gives_up_the_plan(
