@@ -81,7 +81,7 @@ class Retraining(Background):
         Runs of images that a person labels one by one end every few seconds: they cause a training run once a minute.
         """
         if one_by_one:
-            self._one_by_one[project] = time.monotonic()
+            _note(self._one_by_one, project)
         self._wait(project, self._rest(project))
 
     def _rest(self, project: str) -> float:
@@ -92,7 +92,7 @@ class Retraining(Background):
         return max(0.0, self._trained.get(project, -math.inf) + PACE_SECONDS - now)
 
     def _start(self, project: str) -> None:
-        self._trained[project] = time.monotonic()
+        _note(self._trained, project)
         self._train(project)
 
     def _is_new(self, event: bytes) -> bool:
@@ -152,6 +152,14 @@ class Retraining(Background):
                 project,
             )
         self._missed.discard(project)
+
+
+def _note(times: dict[str, float], project: str) -> None:
+    """Notes that it is the project's turn now; forgets times that no longer matter, perhaps of deleted projects."""
+    now = time.monotonic()
+    for gone in [uid for uid, at in list(times.items()) if now - at > PACE_SECONDS]:
+        times.pop(gone, None)
+    times[project] = now
 
 
 def _event(project: str, action: str, change: Change) -> bytes:

@@ -330,3 +330,14 @@ def test_events_from_many_threads_are_all_counted(start: Start, projects: Projec
 
     assert projects.annotation_log("7.1").unlearned() == 40
     assert trained == ["7.1"]
+
+
+def test_projects_that_were_trained_long_ago_take_no_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been deleted."""
+    monkeypatch.setattr("my_backend.jobs.retraining.PACE_SECONDS", 0.0)
+    retraining = start(1)
+    for uid in ("7.1", "8.1", "9.1"):
+        retraining.run_ended(uid, one_by_one=True)
+        retraining.changed(uid, CREATED, [event(1)])
+
+    assert len(retraining._trained) == len(retraining._one_by_one) == 1
