@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -426,7 +427,9 @@ def predict_images(
     hook = load_hook(name) if name else None
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()
-    found: Iterable[Path] = find_images(images, sys.stdin, findings, skipped)
+    waiting = find_images(images, sys.stdin, findings, skipped)
+    first = list(islice(waiting, 1))
+    found: Iterable[Path] = chain(first, waiting)
     total = None
     # If the predictions are printed on a terminal, they themselves show the progress.
     has_bar = console.is_terminal and not sys.stdout.isatty()
@@ -440,6 +443,8 @@ def predict_images(
         failed = write_predictions(predictions, form, sys.stdout)
     for prediction in failed:
         say(f"{shown(prediction.path)}: {prediction.error}")
+    if not first:
+        say("There are no images to predict")
     say_all(findings, "fix them, or pass the names of the images instead")
     say_skipped(skipped)
     if failed or findings:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_a_model_is_found_in_a_versions_folder(
 
 def test_a_folder_without_a_model_is_refused(run: Command, tmp_path: Path, others: Path) -> None:
     assert "has no model: pass the folder that `train --output` wrote" in run("predict", tmp_path, others).error
+
+
+@pytest.mark.parametrize(
+    ("form", "out"), [((), ""), (("--json",), "[]\n"), (("--csv",), "image,prediction,confidence,scores\n")]
+)
+def test_predict_says_if_there_are_no_images(
+    form: tuple[str, ...], out: str, run: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("none yet")
+    monkeypatch.setattr(sys, "stdin", StringIO("\n"))
+
+    said = run("predict", trained, empty, "-", *form)
+
+    assert (said.status, said.out) == (0, out)
+    assert said.err == "There are no images to predict\n1 other file skipped (1 .txt)\n"
 
 
 @pytest.mark.parametrize("option", [(), ("--csv",), ("--json",)])
