@@ -17,6 +17,7 @@ PAUSE_SECONDS = 1.0  # before the second attempt; each further pause is twice as
 LONGEST_PAUSE = 120.0  # seconds that a server may ask for
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
 TOO_MANY_REQUESTS = 429
+REDIRECTION = 300  # statuses from here on
 MOST_REFUSED = 16  # images of a server in a row; then its other images fail at once, so that those of others get on
 
 
@@ -63,7 +64,10 @@ class Downloader:
                 with self._lock:
                     del self._refused[origin]
                 try:
-                    return read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
+                    body = read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
+                    if not body and response.status_code >= REDIRECTION:  # it doesn't say where to
+                        raise _refused(response.status_code, None)
+                    return body
                 except requests.ConnectionError:  # the server closed the connection before the end
                     if attempt == ATTEMPTS - 1:
                         raise

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import IncompleteRead
+from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
@@ -165,6 +165,10 @@ def explain(error: BaseException) -> str:
     inner = innermost(error)
     if isinstance(inner, IncompleteRead):
         return "the connection ended before the whole response had arrived"
+    if isinstance(inner, ReadTimeoutError):
+        return "it took too long"
+    if isinstance(inner, BadStatusLine) and not isinstance(inner, RemoteDisconnected):
+        return "its server doesn't speak HTTP"
     text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(inner))
     return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", text))
 

@@ -25,6 +25,7 @@ from my_backend.projects.corrections import KEPT
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
 from safe_http.content import is_image, what_came
+from safe_http.download import REDIRECTION
 from safe_http.failures import reason_of, reason_of_status, remedy_of
 from safe_http.session import Limits, SafeSession, as_browsers_read, explain, read_body, url_without_secrets
 
@@ -215,7 +216,10 @@ class Media:
                 response.close()
                 raise MediaError(explain_status(status, url), reason_of_status(status))
             raise MediaError(explain_storage(response, url, deadline), reason_of_status(status))
-        return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
+        body = read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
+        if not body and response.status_code >= REDIRECTION:  # it doesn't say where to
+            raise MediaError(f"its server answered {response.status_code}", reason_of_status(response.status_code))
+        return body
 
     def _read_kept(self, digest: str) -> bytes:
         if self._kept is None or not _DIGEST.fullmatch(digest) or not (self._kept / digest).is_file():

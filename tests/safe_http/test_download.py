@@ -111,6 +111,16 @@ def test_failure_that_stays_is_an_error(start: Start, status: int, reason: str, 
     assert (failed.value.reason, len(server.seen)) == (reason, requests)
 
 
+@pytest.mark.parametrize("status", [302, 304])
+def test_redirect_that_does_not_say_where_to_is_named(start: Start, status: int) -> None:
+    server, downloader = start(lambda seen: Reply(status))
+
+    with pytest.raises(DownloadError, match=f"^its server answered {status}$") as failed:
+        downloader(f"{server.url}/1.png")
+
+    assert (failed.value.reason, len(server.seen)) == ("server_error", 1)
+
+
 class Waits(threading.Event):
     """Notes how long it is waited for, and doesn't wait."""
 
@@ -229,7 +239,7 @@ def test_server_that_refuses_only_some_images_is_asked_for_the_others(start: Sta
             lambda seen: Reply(200, b"", {}, [b"x"], 30),
             {"image_read_seconds": 0.2},
             "timeout",
-            "raise IMAGE_SECONDS and IMAGE_READ_SECONDS",
+            "it took too long; raise IMAGE_SECONDS and IMAGE_READ_SECONDS",
         ),
         (
             lambda seen: Reply(200, headers={"Content-Length": "1000"}, parts=[PNG]),

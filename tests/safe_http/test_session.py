@@ -654,6 +654,22 @@ def test_body_that_is_cut_short_is_an_error(start: Start, open_session: OpenSess
         read(open_session("127.0.0.1").request("GET", server.url))
 
 
+def test_answer_that_is_not_http_is_an_error_that_says_so(open_session: OpenSession) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"\0\xff\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(requests.RequestException, match=r"^its server doesn't speak HTTP$"):
+            open_session("127.0.0.1").request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join()
+
+
 # Words
 
 

@@ -339,6 +339,22 @@ def test_url_of_no_sense_does_not_hurt_the_others(open_media: OpenMedia, start: 
     assert content(fine) == PNG
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "its server answered 301"),
+        # S3's, if the bucket is in another region
+        (b"<Error><Code>PermanentRedirect</Code><Message>Use another endpoint</Message></Error>", "another endpoint"),
+    ],
+)
+def test_redirect_that_does_not_say_where_to_is_named(
+    open_media: OpenMedia, start: Start, body: bytes, said: str
+) -> None:
+    server = start(lambda seen: Reply(301, body))
+
+    assert said in why_not(open_media(None, "127.0.0.1"), f"{server.url}/1.png")
+
+
 def slow(seen: Seen) -> Reply:
     """Sends the first bytes immediately, the rest never."""
     if seen.path == "/headers":
