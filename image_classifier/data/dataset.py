@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import Source
+from image_classifier.data.preprocessing import ImageError, Source
 
 HELD_OUT = 0.2
 FOLDS = 5
@@ -100,7 +100,13 @@ class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self._images)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        return self._transform(self._images[position]), self._targets[position]
+        image = self._images[position]
+        try:
+            return self._transform(image), self._targets[position]
+        except ImageError as error:
+            if isinstance(image, bytes) or str(image) in str(error):
+                raise
+            raise type(error)(f"{image}: {error}") from error  # it was sound when training began
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """A whole batch, as torch's DataLoader requests it: decoded on all cores."""

@@ -284,6 +284,17 @@ def test_an_image_that_vanished_ends_training_with_its_reason(
         tune(backbone, [*samples[:3], gone], tmp_path)
 
 
+def test_an_image_that_was_damaged_meanwhile_is_named(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    damaged = Sample(ImageFile(tmp_path / "damaged.png", "00"), "0")
+    damaged.image.path.write_text("no image")
+    for held_out in (None, [damaged]):
+        images = samples[:3] if held_out else [*samples[:3], damaged]
+        with pytest.raises(ImageError, match=r"damaged\.png: not an image"):
+            tune(backbone, images, tmp_path, held_out=held_out)
+
+
 def test_all_layers_learn_at_a_tenth_of_the_heads_rate_and_fall_with_it(
     rates: list[list[float]], backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
