@@ -241,6 +241,14 @@ class Experiment:
             save_model(tuned, samples, self._folder / FULL)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether the folder has a training run that `train --resume` would continue."""
+    try:
+        return not _State.model_validate_json((folder / STATE_FILE).read_bytes()).finished
+    except (OSError, ValueError):  # none, or a damaged one, which can't be resumed
+        return False
+
+
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:
     """How two experiments differ, in words."""
     before, after = ({**s["recipe"]["network"], **s["recipe"]["training"]} for s in (begun, now))

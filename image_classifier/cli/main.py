@@ -21,7 +21,7 @@ from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.collect_report import DUPLICATE, summarize
 from image_classifier.cli.console import console, json_for, say, say_all, show_progress
 from image_classifier.cli.environment import read_settings, read_settings_of
-from image_classifier.cli.experiment import Experiment
+from image_classifier.cli.experiment import Experiment, is_unfinished
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.help import INTERRUPTED, Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
@@ -475,6 +475,11 @@ def retrain(
         held.enter_context(new_folder(output) if output else locked(place))
         if output is None and place.name == FULL:
             held.enter_context(locked(place.with_name(HEAD)))  # a training run locks this one
+        if output is None and is_unfinished(place.parent):
+            raise UsersError(
+                f"the training run in {shown(place.parent)} hasn't finished, and train --resume would overwrite the "
+                "correction: first finish it with train --resume, or pass --output"
+            )
         target = output / place.relative_to(model) if output else place
         if not retrain_model(place, img, label, target):
             raise typer.Exit(1)

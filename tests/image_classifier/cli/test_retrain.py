@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import image_classifier.cli.retrain
+from image_classifier.cli.experiment import STATE_FILE
 from image_classifier.nets.folder import load_model
 from tests.image_classifier.cli.command import TRAIN, Command, out_of_space
 
@@ -153,6 +154,21 @@ def test_retrain_says_in_one_sentence_what_is_wrong(
     arguments = ["retrain", model, "--img", image, "--label", label, *options]
     assert message in run(*(str(argument).format(**names) for argument in arguments)).error
     assert (model / "head/head.safetensors").read_bytes() == kept
+
+
+def test_model_whose_training_has_not_finished_is_not_retrained(
+    run: Command, model: Path, others: Path, tmp_path: Path
+) -> None:
+    """`train --resume` would train the last layer again, without the correction."""
+    state = json.loads((model / STATE_FILE).read_text())
+    (model / STATE_FILE).write_text(json.dumps({**state, "finished": False}))
+    image = sorted((others / "0").iterdir())[0]
+    for folder in (model, model / "head"):
+        said = run("retrain", folder, "--img", image, "--label", "1")
+        assert said.status == 1
+        assert "first finish it with train --resume, or pass --output" in said.err
+    assert len(load_model(model).samples) == 36
+    assert run("retrain", model, "--img", image, "--label", "1", "--output", tmp_path / "new").status == 0
 
 
 @pytest.mark.parametrize("step", ["load_model", "correct", "save_model"])
