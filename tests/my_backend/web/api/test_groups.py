@@ -209,9 +209,7 @@ def test_labels_count_although_the_clock_was_set_back(
     label_studio.labels.add(10)
     ready(client, 10)
     now = time.time
-    monkeypatch.setattr(
-        records, "time", SimpleNamespace(time=lambda: now() - 600, strftime=time.strftime, gmtime=time.gmtime)
-    )
+    monkeypatch.setattr(records, "time", SimpleNamespace(**{**vars(time), "time": lambda: now() - 600}))
     run = label(client, ("Cat", [1, 2, 3]))
     end(client, run)
     assert tasks_of(ask(client)) == [list(range(4, 11))]
