@@ -75,6 +75,12 @@ def test_swap_cancels_what_was_begun(
         assert len(label_studio.predicted.stored) == 30, f"nothing was stored of {first}"
 
 
+def scores_of_four_tasks(client: Client) -> list[float]:
+    """The scores of those that have a prediction."""
+    tasks = [{"id": number, "data": {"image": "a.png"}} for number in (1, 2, 3, 4)]
+    return [one["score"] for one in client.post("/predict", {"tasks": tasks, "project": PROJECT})["results"] if one]
+
+
 def test_requests_get_the_rank_of_a_task_as_its_score(
     serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
 ) -> None:
@@ -83,13 +89,12 @@ def test_requests_get_the_rank_of_a_task_as_its_score(
     script.set(order=[2, 0, 1])
     with serve(**settings) as client:
         client.setup()
-        body = {"tasks": [{"id": number, "data": {"image": "a.png"}} for number in (1, 2, 3, 4)], "project": PROJECT}
         scores: list[float] = []
 
         def request() -> None:
             """Requests predictions while the refresh is still storing the last one."""
             if len(label_studio.predicted.stored) == 2:
-                scores.extend(one["score"] for one in client.post("/predict", body)["results"])
+                scores.extend(scores_of_four_tasks(client))
 
         label_studio.predicted.before_change = request
         version = train(client, label_studio)
@@ -97,11 +102,11 @@ def test_requests_get_the_rank_of_a_task_as_its_score(
         assert scores == [0.333333, 0.666667, 0.0, 1.0]
     with serve(**settings) as client:  # also after a restart
         client.setup()
-        assert eventually(lambda: client.post("/predict", body)["results"][0]["score"] == 0.333333)
+        assert eventually(lambda: scores_of_four_tasks(client)[:1] == [0.333333])
     script.set()
     with serve(**{**settings, "renew_predictions": False}) as client:
         client.setup()
-        assert {one["score"] for one in client.post("/predict", body)["results"]} == {0.75}
+        assert scores_of_four_tasks(client) == [0.75] * 4
 
 
 def test_requests_get_ranks_in_the_order_that_another_server_has_kept(
@@ -113,21 +118,16 @@ def test_requests_get_ranks_in_the_order_that_another_server_has_kept(
     script.set(order=[2, 0, 1])
     with serve(**settings) as client:
         client.setup()
-
-        def scores() -> list[float]:
-            body = {"tasks": [{"id": number, "data": {"image": "a.png"}} for number in range(1, 5)], "project": PROJECT}
-            return [one["score"] for one in client.post("/predict", body)["results"] if one]
-
         version = train(client, label_studio)
         assert eventually(lambda: versions(label_studio) == {version})
-        assert scores() == [0.333333, 0.666667, 0.0, 1.0]
+        assert scores_of_four_tasks(client) == [0.333333, 0.666667, 0.0, 1.0]
 
         folder = client.backend.projects.folder(PROJECT)
         keep_order(folder, LabelingOrder(version, (4, 3, 1, 2)))
-        assert eventually(lambda: scores() == [0.5, 0.75, 0.25, 0.0])
+        assert eventually(lambda: scores_of_four_tasks(client) == [0.5, 0.75, 0.25, 0.0])
 
         keep_order(folder, None)  # as by a model without an order
-        assert eventually(lambda: scores() == [0.75] * 4)
+        assert eventually(lambda: scores_of_four_tasks(client) == [0.75] * 4)
 
 
 def test_order_that_the_disk_does_not_take_still_counts(
