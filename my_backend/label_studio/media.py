@@ -246,7 +246,8 @@ class Media:
 
     def cached(self, request: MediaRequest) -> MediaFile | None:
         """The image if it is in the cache and not too old; makes no request."""
-        is_upload = "/data/upload/" in request.url and not request.url.startswith(CLOUD)
+        place = request.url.partition("?")[0]  # a local file is named by the query, and its folder may have that name
+        is_upload = "/data/upload/" in place and not place.startswith(CLOUD)
         return self._cache.trusted(self._key(request), float("inf") if is_upload else self._limits.trust_seconds)
 
 

@@ -225,6 +225,18 @@ def test_image_is_requested_again_after_its_trust_ends_unless_uploaded(
     assert content(media.fetch(MediaRequest(server.url + path))) == (PNG + b"changed" if again else PNG)
 
 
+def test_local_file_is_requested_again_although_its_folder_looks_like_that_of_uploads(
+    label_studio: FakeLabelStudio, open_media: OpenMedia
+) -> None:
+    url = "/data/local-files/?d=photos/data/upload/a.png"
+    label_studio.files[url] = PNG
+    media = open_media(label_studio, limits=ImageLimits(trust_seconds=0))
+    media.fetch(MediaRequest(url, 3))
+    label_studio.files[url] = PNG + b"changed"
+
+    assert content(media.fetch(MediaRequest(url, 3))) == PNG + b"changed"
+
+
 def test_cloud_image_is_requested_again_although_its_key_looks_like_an_upload(
     label_studio: FakeLabelStudio, open_media: OpenMedia
 ) -> None:
