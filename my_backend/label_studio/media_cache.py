@@ -41,9 +41,12 @@ class MediaCache:
     def __init__(self, folder: Path, known: Known) -> None:
         """`known` are this process's known URLs, which save reading their files."""
         self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
+        self._make_folders()
+        self._known = known
+
+    def _make_folders(self) -> None:
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._known = known
 
     def content(self, digest: str) -> Path | None:
         """The image whose content has this SHA-256; None if there is none."""
@@ -91,6 +94,7 @@ class MediaCache:
         """Stores an image that was just fetched from the URL with this key."""
         digest = sha256(body).hexdigest()
         path = self._contents / digest
+        self._make_folders()  # someone may have removed the cache since
         if size_of(path) != len(body):
             with NamedTemporaryFile(dir=self._contents, prefix=files.PART, delete=False) as part:
                 try:

@@ -39,6 +39,20 @@ def test_content_that_was_removed_is_fetched_again(open_media: OpenMedia, start:
     assert content(media.fetch(MediaRequest(server.url))) == PNG
 
 
+def test_cache_that_is_removed_while_it_is_used_is_made_again(
+    open_media: OpenMedia, start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    media = open_media(None, server.host)
+    media.fetch(MediaRequest(server.url))
+    shutil.rmtree(tmp_path / "media")
+
+    file = media.fetch(MediaRequest(server.url))
+    assert content(file) == PNG
+    with media.holding([file.path]) as held:
+        assert held != [None]
+
+
 @pytest.mark.parametrize(
     "content_of_note",
     [b"", b"null", b"[1]", b"{", b"\xff\xfe", b"\0\0", b'["abc", "def"]', b'["../../other", 9e9]', b'[["a"], 9e9]'],
