@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +77,7 @@ class MediaCache:
     def trusted(self, key: str, seconds: float) -> MediaFile | None:
         """The image if it was fetched less than so many seconds ago."""
         stored = self.stored(key)
-        if stored is None or time.time() - stored[1] >= seconds:
+        if stored is None or _age(stored[1]) >= seconds:
             self._known.pop(key, None)
             return None
         file, fetched = stored
@@ -129,6 +130,11 @@ class MediaCache:
                 return
             path.unlink(missing_ok=True)
             surplus -= size
+
+
+def _age(fetched: float) -> float:
+    """The seconds since this time, as many as there may be if the clock was ahead then."""
+    return sys.float_info.max if files.was_set_back_since(fetched) else time.time() - fetched
 
 
 def size_of(path: Path) -> int:

@@ -237,6 +237,21 @@ def test_local_file_is_requested_again_although_its_folder_looks_like_that_of_up
     assert content(media.fetch(MediaRequest(url, 3))) == PNG + b"changed"
 
 
+@pytest.mark.parametrize(("path", "again"), [("/a.png", True), (UPLOAD, False)])
+def test_image_that_was_fetched_while_the_clock_was_ahead_is_requested_again_unless_uploaded(
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, path: str, again: bool
+) -> None:
+    bodies = iter([PNG, PNG + b"changed"])
+    server = start(lambda seen: Reply(200, next(bodies)))
+    media, request = open_media(None, server.host), MediaRequest(server.url + path)
+    with monkeypatch.context() as ahead:
+        next_year = time.time() + 365 * 86_400
+        ahead.setattr("my_backend.label_studio.media_cache.time.time", lambda: next_year)
+        media.fetch(request)
+
+    assert content(media.fetch(request)) == (PNG + b"changed" if again else PNG)
+
+
 def test_cloud_image_is_requested_again_although_its_key_looks_like_an_upload(
     label_studio: FakeLabelStudio, open_media: OpenMedia
 ) -> None:
