@@ -81,7 +81,7 @@ class MediaCache:
             self._known.pop(key, None)
             return None
         file, fetched = stored
-        self._known[key] = (file.digest, fetched)
+        self._know(key, file.digest, fetched)
         return file
 
     def stored(self, key: str) -> tuple[MediaFile, float] | None:
@@ -105,13 +105,16 @@ class MediaCache:
                     os.unlink(part.name)
                     raise
             os.replace(part.name, path)
-        known = (digest, time.time())
-        files.write_json(self._urls / key, known, mode=0o600, sync="none")
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[key] = known
+        fetched = time.time()
+        files.write_json(self._urls / key, (digest, fetched), mode=0o600, sync="none")
+        self._know(key, digest, fetched)
         self._trim(len(body))
         return MediaFile(path, digest)
+
+    def _know(self, key: str, digest: str, fetched: float) -> None:
+        if len(self._known) >= MAX_KNOWN and key not in self._known:
+            self._known.clear()
+        self._known[key] = (digest, fetched)
 
     def _trim(self, added: int) -> None:
         """Removes the oldest files if the cache is too large; checks at random, about once per 1% of its size written.

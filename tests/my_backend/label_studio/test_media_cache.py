@@ -220,6 +220,21 @@ def test_oldest_urls_go_when_there_are_too_many(
     assert len(server.seen) == asked
 
 
+def test_only_so_many_urls_are_in_memory_although_all_of_them_are_cached(
+    open_media: OpenMedia, start: Start, pool: MediaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    requests = [MediaRequest(f"{server.url}/{number}") for number in range(8)]
+    open_media(None, server.host).fetch_all(requests)
+    pool.known.clear()  # as in another process, which reads what this one has fetched
+    monkeypatch.setattr(media_cache, "MAX_KNOWN", 3)
+
+    open_media(None, server.host).fetch_all(requests)
+
+    assert len(server.seen) == 8
+    assert len(pool.known) <= 3
+
+
 def test_on_a_full_disk_nothing_is_left_of_an_image(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
     server = start(lambda seen: Reply(200, PNG.ljust(200_000)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
