@@ -141,10 +141,10 @@ def _age(fetched: float) -> float:
 
 
 def size_of(path: Path) -> int:
-    """The file's size in bytes; 0 if there is no file, or if a power failure has emptied it."""
+    """The file's size in bytes; 0 if there is no usable file, for example if a power failure has emptied it."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:  # there is none, or the disk fails: other images must not suffer from it
         return 0
 
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 from my_backend.label_studio import media_cache
 from my_backend.label_studio.media import MediaPool, MediaRequest
+from my_backend.label_studio.media_cache import MediaFile
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import Reply
+from tests.broken_disk import failing
 from tests.my_backend.label_studio.conftest import UPLOAD, OpenMedia, Start, content, stored, why_not
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +54,22 @@ def test_cache_that_is_removed_while_it_is_used_is_made_again(
     assert content(file) == PNG
     with media.holding([file.path]) as held:
         assert held != [None]
+
+
+def test_cached_image_that_the_disk_cannot_find_costs_no_other_image(
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(lambda seen: Reply(200, PNG + seen.path.encode()))
+    media = open_media(None, server.host)
+    requests = [MediaRequest(f"{server.url}/{number}") for number in range(2)]
+    bad, good = media.fetch_all(requests)
+    assert isinstance(bad, MediaFile)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: (failing(EIO) if path == bad.path else stat)(path, **how))
+
+    found = media.fetch_all(requests)
+
+    assert found[1] == good
 
 
 @pytest.mark.parametrize(
