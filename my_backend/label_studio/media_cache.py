@@ -1,12 +1,13 @@
 """Images on disk, within a limit: their contents by digest, and for each URL a small file that names its digest."""
 
+import logging
 import os
 import random
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from my_backend import files
+
+log = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # whose digests the cache keeps on disk
@@ -67,12 +70,17 @@ class MediaCache:
                     with files.claimed(left / ".lock"):
                         shutil.rmtree(left, ignore_errors=True)
         folder = self._held / token_hex(8)
-        folder.mkdir(parents=True)
-        with files.claimed(folder / ".lock"):
+        with ExitStack() as stack:
             try:
-                yield [_second_name(path, folder) for path in paths]
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                stack.enter_context(files.claimed(folder / ".lock"))
+            except OSError as error:  # the disk is full, for example: they stay where they are
+                log.warning("the cache may lose images while they are in use: %s", error)
+                held = [path if size_of(path) else None for path in paths]
+            else:
+                held = [_second_name(path, folder) for path in paths]
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            yield held
 
     def trusted(self, key: str, seconds: float) -> MediaFile | None:
         """The image if it was fetched less than so many seconds ago."""

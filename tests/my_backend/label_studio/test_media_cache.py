@@ -17,7 +17,7 @@ from my_backend.label_studio.media import MediaPool, MediaRequest
 from my_backend.label_studio.media_cache import MediaFile
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import Reply
-from tests.broken_disk import failing
+from tests.broken_disk import broken_disk, failing
 from tests.my_backend.label_studio.conftest import UPLOAD, OpenMedia, Start, content, stored, why_not
 
 ROOT = Path(__file__).parents[3]
@@ -176,6 +176,17 @@ def test_held_images_stay_when_the_cache_loses_them_until_they_are_let_go(
         assert held[0].name == kept.path.name
 
     assert list((tmp_path / "media" / "held").iterdir()) == []
+
+
+def test_images_can_be_held_on_a_full_disk(open_media: OpenMedia, tmp_path: Path) -> None:
+    media = open_media()
+    kept, lost = media.take_in(PNG + b"1"), media.take_in(PNG + b"2")
+    lost.path.unlink()
+
+    with broken_disk(), media.holding([kept.path, lost.path]) as held:
+        assert held == [kept.path, None]
+
+    assert kept.path.exists()
 
 
 HOLDER = """
