@@ -69,8 +69,8 @@ class TaskImages:
             pieces, _ahead(lambda piece: self.fetch(piece, tag, latest, level), pieces), strict=True
         ):
             embedded = self._embed(fetched, backbone, deadline, background)
-            # The cache is trimmed by any process, perhaps between the two steps.
-            if gone := [position for position, (_, vector) in enumerate(embedded) if isinstance(vector, FileGone)]:
+            # The cache is trimmed by any process, perhaps between the two steps, and a loss of power may damage it.
+            if gone := [position for position, pair in enumerate(embedded) if self._is_lost(*pair)]:
                 again = self.fetch([piece[position] for position in gone], tag, latest, level)
                 for position, pair in zip(gone, self._embed(again, backbone, deadline, background), strict=True):
                     embedded[position] = pair
@@ -138,6 +138,12 @@ class TaskImages:
                     len(samples),
                 )
             yield held
+
+    def _is_lost(self, file: ImageFile | MediaError, vector: Embedding | ImageError | MediaError) -> bool:
+        """Whether an image has no embedding because the cache no longer has the image as it was fetched."""
+        if isinstance(file, MediaError) or not isinstance(vector, ImageError) or isinstance(vector, TooLate):
+            return False
+        return isinstance(vector, FileGone) or self._media.drop_damaged(file.digest)
 
     @staticmethod
     def _embed(fetched: Fetched, backbone: Backbone, deadline: float, background: bool) -> Read:

@@ -240,6 +240,10 @@ class Media:
             return path
         return self._kept / digest if self._kept and size_of(self._kept / digest) else None
 
+    def drop_damaged(self, digest: str) -> bool:
+        """Removes a cached image whose content is no longer what was fetched; returns False if it is intact."""
+        return self._cache.drop_damaged(digest)
+
     def holding(self, paths: Sequence[Path]) -> AbstractContextManager[list[Path | None]]:
         """Paths under which cached files stay until the end, however full the cache gets; None for a missing file."""
         return self._cache.holding(paths)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
@@ -56,6 +56,21 @@ class MediaCache:
         """The image whose content has this SHA-256; None if there is none."""
         path = self._contents / digest
         return path if size_of(path) else None
+
+    def drop_damaged(self, digest: str) -> bool:
+        """Removes an image whose file has other content, as after a loss of power; returns False if it is intact."""
+        path = self._contents / digest
+        try:
+            with path.open("rb") as file:
+                if file_digest(file, "sha256").hexdigest() == digest:
+                    return False
+            path.unlink()
+        except FileNotFoundError:  # another thread has removed it
+            return True
+        except OSError:
+            return False
+        log.warning("the cached image %s is damaged; it is fetched again", path)
+        return True
 
     @contextmanager
     def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:

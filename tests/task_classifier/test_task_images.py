@@ -16,9 +16,10 @@ from image_classifier.embedding.lane import REQUEST
 from model import ImageClassifierAPI
 from my_backend.errors import MediaError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import Media, media_pool, open_media
+from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
 from my_backend.label_studio.media_cache import MediaFile
 from my_backend.settings import Settings
+from safe_http.session import SafeSession
 from task_classifier import shared, task_images
 from tests.task_classifier.digit_tasks import CONFIG, Digits, Json, asked, choice, fit, labeled, task
 
@@ -143,6 +144,21 @@ def test_image_that_leaves_the_cache_before_it_is_read_is_fetched_again(
     results = api.predict(tasks, failed=lambda position, said, reason: why.append(reason))
     assert [bool(result) for result in results] == [True, not reasons]
     assert why == reasons
+
+
+@pytest.mark.parametrize("left", [100, 0])
+def test_cached_image_that_a_loss_of_power_has_damaged_is_fetched_again(
+    trained: Json, shown: Digits, tmp_path: Path, left: int
+) -> None:
+    """`left` bytes are on the disk, and then zeros."""
+    media = Media(tmp_path / "media", SafeSession(()), None, media_pool())
+    api, (asking,) = ImageClassifierAPI(CONFIG, trained, media=media), asked(shown[54:55])
+    cached = media.fetch(MediaRequest(asking["data"]["image"]))
+    body = cached.path.read_bytes()
+    cached.path.write_bytes(body[:left].ljust(100, b"\0"))
+
+    assert [bool(result) for result in api.predict([asking, asking])] == [True, True]
+    assert cached.path.read_bytes() == body
 
 
 def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown: Digits) -> None:
