@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager
@@ -31,9 +31,9 @@ from safe_http.session import Limits, SafeSession, as_browsers_read, explain, re
 
 log = logging.getLogger(__name__)
 
-PARALLEL = 16  # images with a deadline
-# Images without a deadline, of all projects and of one call: others get threads although hosts of some don't answer.
-BACKGROUND, BACKGROUND_OF_ONE = 64, 16
+# Images with a deadline that are fetched at the same time, as many without one, and those of one call: others get
+# threads although hosts of some don't answer.
+THREADS, PARALLEL = 64, 16
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -67,8 +67,8 @@ class MediaRequest:
 class MediaPool:
     """The threads that fetch images and the known URLs, for all projects of a process, until `shutdown`.
 
-    Imports and training runs, which have no deadline, use a separate pool, so that an unresponsive storage can't keep
-    the requests of other projects waiting for a thread.
+    Imports and training runs, which have no deadline, use a separate pool, and each call uses only some of the threads,
+    so that an unresponsive storage can't keep the requests of other projects waiting for a thread.
     """
 
     awaited: ThreadPoolExecutor
@@ -121,22 +121,22 @@ class Media:
     ) -> list[MediaFile | MediaError]:
         """One result for each request, in order; an error for images not there by `deadline` (monotonic).
 
-        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one, and only some of
-        its threads.
+        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one. It uses only some
+        of the threads.
         """
-        in_background = deadline == float("inf")
-        threads = self._pool.background if in_background else self._pool.awaited
+        threads = self._pool.background if deadline == float("inf") else self._pool.awaited
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
+        begun: list[Future[MediaFile]] = []
         for request in dict.fromkeys(requests):
             if cached := self._looked_up(request):
                 results[request] = cached
-            else:
-                if in_background:
-                    _wait_until_fewer(BACKGROUND_OF_ONE, futures.values())
+            elif _wait_until_fewer(PARALLEL, begun, deadline):
                 futures[request] = threads.submit(self._fetch_once, request, deadline)
-        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-        wait_for(futures.values(), timeout=left)
+                begun.append(futures[request])
+            else:
+                futures[request] = Future()  # it is too late to begin
+        wait_for(futures.values(), timeout=_seconds_until(deadline))
         for request, future in futures.items():
             results[request] = self._outcome(future, request)
         return [results[request] for request in requests]
@@ -290,15 +290,26 @@ def open_media(
 def media_pool() -> MediaPool:
     """A pool for this process; its threads start on demand."""
     return MediaPool(
-        awaited=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media"),
-        background=ThreadPoolExecutor(BACKGROUND, thread_name_prefix="media-background"),
+        awaited=ThreadPoolExecutor(THREADS, thread_name_prefix="media"),
+        background=ThreadPoolExecutor(THREADS, thread_name_prefix="media-background"),
     )
 
 
-def _wait_until_fewer(most: int, futures: Iterable[Future[MediaFile]]) -> None:
-    """Waits until fewer than `most` of them aren't done."""
-    while len(left := [future for future in futures if not future.done()]) >= most:
-        wait_for(left, return_when=FIRST_COMPLETED)
+def _wait_until_fewer(most: int, futures: list[Future[MediaFile]], deadline: float) -> bool:
+    """Removes futures that are done until fewer than `most` are left; returns False if there are more at `deadline`."""
+    while True:
+        futures[:] = [future for future in futures if not future.done()]
+        if len(futures) < most:
+            return True
+        left = _seconds_until(deadline)
+        if left == 0:
+            return False
+        wait_for(futures, timeout=left, return_when=FIRST_COMPLETED)
+
+
+def _seconds_until(deadline: float) -> float | None:
+    """The seconds until then (monotonic), at least 0; None for infinity, as futures take it."""
+    return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
 
 
 def _check_is_image(body: bytes) -> None:

@@ -461,6 +461,29 @@ def test_request_gets_its_images_while_those_of_an_import_hang(open_media: OpenM
     assert [content(one) for one in imported.result()] == [PNG] * len(silent)
 
 
+def test_request_gets_its_images_while_those_of_another_request_hang(open_media: OpenMedia, start: Start) -> None:
+    answers = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        if "silent" in seen.path:
+            answers.wait(120)
+        return Reply(200, PNG)
+
+    server = start(answer)
+    silent = [MediaRequest(f"{server.url}/silent/{number}") for number in range(4 * PARALLEL)]
+    with ThreadPoolExecutor(1) as predicting:
+        try:
+            media, other = open_media(None, server.host), open_media(None, server.host)
+            hanging = predicting.submit(media.fetch_all, silent, time.monotonic() + 20)
+            assert eventually(lambda: len(server.seen) == PARALLEL)
+            [found] = other.fetch_all([MediaRequest(server.url)], time.monotonic() + 10)
+        finally:
+            answers.set()
+
+    assert content(found) == PNG
+    assert len(hanging.result()) == len(silent)
+
+
 def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start: Start) -> None:
     def answer(seen: Seen) -> Reply:
         if seen.path == "/redirect":
