@@ -415,15 +415,23 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsPr
     except (OSError, UnicodeError) as unknown:
         needed = ". This machine must be able to resolve the host, even with HTTPS_PROXY" if proxy else ""
         raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}{needed}") from unknown
-    for family, kind, protocol, _, address in found:
+    until = time.monotonic() + _seconds(connection)
+    for number, (family, kind, protocol, _, address) in enumerate(found, start=1):
         ip = str(address[0])
         check_address(host, connection.port, ip, allowed)
+        seconds = max(0.01, until - time.monotonic())
         try:
             if proxy and is_public(ip):
-                return proxy.connect(ip, int(address[1]), _seconds(connection))
-            return _connect_directly(socket.socket(family, kind, protocol), address, _seconds(connection))
+                connected = proxy.connect(ip, int(address[1]), seconds)
+            else:
+                if number < len(found):  # an address that doesn't answer must leave time for the next ones
+                    seconds /= 2
+                connected = _connect_directly(socket.socket(family, kind, protocol), address, seconds)
         except OSError as refused:
             error = refused
+        else:
+            connected.settimeout(_seconds(connection))
+            return connected
     if isinstance(error, TimeoutError):
         raise ConnectTimeoutError(connection, f"can't connect to {host}: {error}")
     raise NewConnectionError(connection, f"can't connect to {host}: {error}")

@@ -5,7 +5,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import requests
 from safe_http.session import (
     Base,
     ForbiddenAddress,
+    Limits,
     Origin,
     SafeSession,
     as_browsers_read,
@@ -320,6 +321,33 @@ def test_second_address_is_tried_where_the_first_does_not_answer(
     answers_of_dns(monkeypatch, ["127.0.0.9", "127.0.0.1"])
 
     assert read(open_session("images").request("GET", f"http://images:{server.port}/")) == b"fine"
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port of all loopback addresses at which connections are neither accepted nor refused: its queue is full."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("0.0.0.0", 0))
+        server.listen(0)
+        port: int = server.getsockname()[1]
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def test_addresses_that_do_not_answer_share_the_time_to_connect(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hosts of some cloud storages have eight addresses, and a firewall may drop what is sent to them."""
+    answers_of_dns(monkeypatch, [f"127.0.0.{number}" for number in range(1, 9)])
+    begun = time.monotonic()
+    with silent_port() as port, pytest.raises(requests.ConnectTimeout, match="can't connect to images: timed out"):
+        open_session("images").request("GET", f"http://images:{port}/", limits=Limits(connect_seconds=1.0))
+
+    assert 0.9 < time.monotonic() - begun < 6.0
 
 
 @pytest.mark.parametrize(
