@@ -44,6 +44,7 @@ def _row_type(size: int) -> np.dtype[np.void]:
 @dataclass(frozen=True)
 class _Shard:
     path: Path
+    inode: int  # tells it from a later file with the same name
     size: int  # numbers in each embedding
     rows_at: int  # bytes before the first row
     keys: NDArray[np.uint64]
@@ -55,7 +56,7 @@ class _Folder:
 
     looked: float = float("-inf")  # (monotonic)
     looking: threading.Lock = field(default_factory=threading.Lock)
-    shards: dict[str, _Shard] = field(default_factory=dict)
+    shards: dict[tuple[str, int], _Shard] = field(default_factory=dict)  # by name and inode
     index: "_Index" = field(default_factory=lambda: _Index(()))
 
 
@@ -159,13 +160,13 @@ def _header(rows: int, size: int, keys: bytes) -> bytes:
 def _look(path: Path, folder: _Folder) -> None:
     """Reads the index of new files, and forgets those that are gone."""
     try:
-        names = {entry.name for entry in os.scandir(path) if not entry.name.startswith(".")}
+        found = {(entry.name, entry.inode()) for entry in os.scandir(path) if not entry.name.startswith(".")}
     except OSError:  # there are no shards of this network, or the file server is away
-        names = set()
-    shards = {name: shard for name, shard in folder.shards.items() if name in names}
-    for name in sorted(names - shards.keys()):
+        found = set()
+    shards = {key: shard for key, shard in folder.shards.items() if key in found}
+    for name, inode in sorted(found - shards.keys()):
         try:
-            shards[name] = _open(path / name)
+            shards[name, inode] = _open(path / name)
         except ValueError as error:
             _remove(path / name, error)
         except OSError as error:
@@ -183,12 +184,13 @@ def _open(path: Path) -> _Shard:
             raise ValueError("it has no valid header")
         _, rows, size, _ = _HEADER.unpack(header)
         rows_at = _HEADER.size + rows * _KEY.itemsize
-        if os.fstat(file.fileno()).st_size != rows_at + rows * _row_type(size).itemsize:
+        status = os.fstat(file.fileno())
+        if status.st_size != rows_at + rows * _row_type(size).itemsize:
             raise ValueError("its length differs from the one in its header")
         keys = file.read(rows * _KEY.itemsize)
     if _header(rows, size, keys) != header:
         raise ValueError("the checksum of its index is wrong")
-    return _Shard(path, size, rows_at, np.frombuffer(keys, _KEY))
+    return _Shard(path, status.st_ino, size, rows_at, np.frombuffer(keys, _KEY))
 
 
 def _read_all(index: _Index, digests: Sequence[str]) -> dict[str, Embedding]:
@@ -209,6 +211,8 @@ def _read_rows(shard: _Shard, wanted: Sequence[tuple[int, str]]) -> dict[str, Em
     row_type = _row_type(shard.size)
     found: dict[str, Embedding] = {}
     with shard.path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_ino != shard.inode:  # another process has replaced it since the look
+            return {}
         for row, digest in wanted:
             file.seek(shard.rows_at + row * row_type.itemsize)
             data = file.read(row_type.itemsize)

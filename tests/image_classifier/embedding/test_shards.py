@@ -145,6 +145,31 @@ def test_between_two_looks_a_removed_file_costs_only_its_embeddings(
     assert shards.get(NETWORK, [*made(range(4))]).keys() == {digest(2), digest(3)}
 
 
+def replaced(path: Path, embeddings: dict[str, Embedding]) -> None:
+    """Gives the file other content, as the next attempt does if as many images of its range can be read."""
+    part = path.with_name(".part-x")
+    write_shard(part, embeddings)
+    part.replace(path)
+
+
+def test_a_file_that_is_replaced_under_its_name_is_read_again(folder: Path, shards: Shards) -> None:
+    path = write(folder, "a", made(range(3)))
+    assert len(shards.get(NETWORK, [*made(range(3))])) == 3
+    replaced(path, embeddings := made(range(3, 8)))
+    assert are_close(shards.get(NETWORK, [*made(range(8))]), embeddings)
+
+
+def test_a_file_that_is_replaced_between_two_looks_is_not_taken_for_a_damaged_one(
+    folder: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(folder, "a", made(range(3)))
+    assert len(shards.get(NETWORK, [*made(range(3))])) == 3
+    monkeypatch.setattr(shards_module, "LOOK_SECONDS", 3600.0)
+    replaced(path, made(range(3, 8)))
+    assert shards.get(NETWORK, [*made(range(8))]) == {}
+    assert path.exists()
+
+
 def test_a_folder_that_is_missing_or_no_folder_is_empty(tmp_path: Path) -> None:
     shards = Shards()
     shards.watch(tmp_path / "missing")
