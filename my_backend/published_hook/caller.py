@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -76,12 +77,13 @@ class PublishedHook(Background):
             _write(self._root, calls)
         for uid in known:
             so_far = calls.get(uid, Calls())
-            for version in self._due(uid, so_far):
-                if self._stopping:
-                    return
-                _note(self._root, uid, so_far)  # if the disk is full, this fails before the call, not after it
-                so_far = self._call(uid, version, so_far)
-                _note(self._root, uid, so_far)
+            with suppress(NotFound):  # it was deleted during a call for another project
+                for version in self._due(uid, so_far):
+                    if self._stopping:
+                        return
+                    _note(self._root, uid, so_far)  # if the disk is full, this fails before the call, not after it
+                    so_far = self._call(uid, version, so_far)
+                    _note(self._root, uid, so_far)
 
     def _due(self, uid: str, calls: Calls) -> Iterator[str]:
         """The versions for which to call, the live one last."""

@@ -238,7 +238,31 @@ def test_project_that_is_deleted_is_forgotten(serve: Serve, recorder: Recorder) 
     assert not Versions(client.backend.projects.folder(PROJECT)).names()
 
 
-OTHER = "8.1795181751"
+OTHER, THIRD = "8.1795181751", "9.1795181751"
+
+
+def test_project_that_is_deleted_during_a_call_for_another_one_delays_no_call(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, called = make_settings(published_hook=HOOK), list[str]()
+    projects = Projects(settings.model_dir / "projects")
+    for uid in (PROJECT, OTHER, THIRD):
+        projects.remember(uid, label_config=LABEL_CONFIG)
+        publish(projects, uid, tmp_path)
+    monkeypatch.setattr(caller, "run_in_own_process", lambda _, work, uid, *rest, **options: called.append(uid))
+    hook = PublishedHook(settings, projects)
+    hook._tick()
+    publish(projects, PROJECT, tmp_path)
+    publish(projects, THIRD, tmp_path)
+
+    def call(settings: Settings, work: Any, uid: str, version: str, **options: Any) -> None:
+        called.append(uid)
+        projects.delete(OTHER)
+
+    monkeypatch.setattr(caller, "run_in_own_process", call)
+    hook._tick()
+
+    assert called == [PROJECT, OTHER, THIRD, PROJECT, THIRD]
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "unreadable"])
