@@ -13,7 +13,7 @@ from typing import Any
 
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import BackendError, Unavailable
+from my_backend.errors import BackendError, Conflict, Unavailable
 from my_backend.files import Damaged
 from my_backend.named_import import ModuleRaised
 from my_backend.projects.project import Project
@@ -389,6 +389,8 @@ class Serving(Background):
             # Label Studio never asks again for a version whose predictions it already has.
             cause, choices = "the labeling config's choices changed", project.config.choices
             version = versions.renew_live(cause=cause, choices=choices) or version
+            if self._are_others(version.choices, project) and isinstance(pointer := versions.read_pointer(), Damaged):
+                raise Conflict(f"it can't be renewed for the changed choices: can't use {pointer.path} ({pointer.why})")
         model = self._new_model(project, version)
         warning = str(version.train_output.get("warning") or "")
         told = version.choices, warning, version.made_by, wanted.credentials, version.is_first_guess

@@ -416,6 +416,27 @@ def test_servers_that_hear_of_changed_choices_renew_the_version_only_once(
             late.stop()
 
 
+def test_changed_choices_load_a_version_only_once_while_its_pointer_is_damaged(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version can't get a new name then, but gets it soon after the pointer is repaired."""
+    monkeypatch.setattr("my_backend.serving.live_models.RETRY_SECONDS", 3.0)
+    name = client.train()
+    assert client.predict()["model_version"] == name
+    (client.backend.projects.folder(PROJECT) / "live").write_text("?")
+    before = len(script.calls("load"))
+
+    client.setup(config=OTHER_CONFIG)
+    time.sleep(1)
+
+    assert len(script.calls("load")) <= before + 1
+    assert "live (it doesn't contain the name of a version)" in problems(client)
+    assert client.predict()["model_version"] == name
+    client.post("/api/models/activate", {"version": name})
+    assert eventually(lambda: client.backend.serving._live[PROJECT].choices == ("Cat", "Bird"))
+    assert problems(client) == ""
+
+
 def test_new_credentials_are_used_for_the_images_of_the_live_version(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
