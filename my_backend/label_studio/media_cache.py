@@ -1,5 +1,6 @@
 """Images on disk, within a limit: their contents by digest, and for each URL a small file that names its digest."""
 
+import errno
 import logging
 import os
 import random
@@ -112,14 +113,28 @@ class MediaCache:
         noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
         if noted is None or not size_of(self._contents / noted[0]):
             return None
-        return MediaFile(self._contents / noted[0], noted[0]), noted[1]
+        return self._file(noted[0]), noted[1]
 
     def store(self, key: str, body: bytes) -> MediaFile:
-        """Stores an image that was just fetched from the URL with this key."""
-        digest = sha256(body).hexdigest()
-        path = self._contents / digest
+        """Stores an image that was just fetched from the URL with this key; on a full disk, in place of the oldest."""
+        file, fetched = self._file(sha256(body).hexdigest()), time.time()
+        try:
+            self._write(key, body, file, fetched)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _remove_first(self._oldest_first(), max(len(body), MAX_CACHE_BYTES // 1000))
+            self._write(key, body, file, fetched)
+        self._know(key, file.digest, fetched)
+        self._trim(len(body))
+        return file
+
+    def _file(self, digest: str) -> MediaFile:
+        return MediaFile(self._contents / digest, digest)
+
+    def _write(self, key: str, body: bytes, file: MediaFile, fetched: float) -> None:
         self._make_folders()  # someone may have removed the cache since
-        if size_of(path) != len(body):
+        if size_of(file.path) != len(body):
             with NamedTemporaryFile(dir=self._contents, prefix=files.PART, delete=False) as part:
                 try:
                     part.write(body)
@@ -127,12 +142,8 @@ class MediaCache:
                 except OSError:  # the disk is full: don't leave a partial file
                     os.unlink(part.name)
                     raise
-            os.replace(part.name, path)
-        fetched = time.time()
-        files.write_json(self._urls / key, (digest, fetched), mode=0o600, sync="none")
-        self._know(key, digest, fetched)
-        self._trim(len(body))
-        return MediaFile(path, digest)
+            os.replace(part.name, file.path)
+        files.write_json(self._urls / key, (file.digest, fetched), mode=0o600, sync="none")
 
     def _know(self, key: str, digest: str, fetched: float) -> None:
         if len(self._known) >= MAX_KNOWN and key not in self._known:
@@ -149,13 +160,22 @@ class MediaCache:
         notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
         for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
             path.unlink(missing_ok=True)
-        stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
-        surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
-        for _, size, path in stats:
-            if surplus <= 0:
-                return
-            path.unlink(missing_ok=True)
-            surplus -= size
+        contents = self._oldest_first()
+        _remove_first(contents, sum(size for _, size in contents) - MAX_CACHE_BYTES)
+
+    def _oldest_first(self) -> list[tuple[Path, int]]:
+        """The images with their sizes in bytes."""
+        stats = sorted((stat.st_mtime, path, stat.st_size) for path, stat in _stats(self._contents))
+        return [(path, size) for _, path, size in stats]
+
+
+def _remove_first(contents: Sequence[tuple[Path, int]], surplus: int) -> None:
+    """Removes as many of these files as have so many bytes."""
+    for path, size in contents:
+        if surplus <= 0:
+            return
+        path.unlink(missing_ok=True)
+        surplus -= size
 
 
 def _age(fetched: float) -> float:

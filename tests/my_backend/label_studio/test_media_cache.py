@@ -6,7 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from errno import EIO
+from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from my_backend.label_studio.media import MediaPool, MediaRequest
 from my_backend.label_studio.media_cache import MediaFile
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import Reply
-from tests.broken_disk import broken_disk, failing
+from tests.broken_disk import broken_disk, disk_error, failing
 from tests.my_backend.label_studio.conftest import UPLOAD, OpenMedia, Start, content, stored, why_not
 
 ROOT = Path(__file__).parents[3]
@@ -176,6 +176,32 @@ def test_held_images_stay_when_the_cache_loses_them_until_they_are_let_go(
         assert held[0].name == kept.path.name
 
     assert list((tmp_path / "media" / "held").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [ENOSPC, EDQUOT])
+def test_on_a_full_disk_new_images_take_the_place_of_the_oldest(
+    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Otherwise, new images would get no predictions until someone frees space."""
+    contents, temporary_file = tmp_path / "media" / "contents", media_cache.NamedTemporaryFile
+
+    def on_a_small_disk(**how: Any) -> Any:
+        if sum(path.stat().st_size for path in contents.iterdir()) >= 3000:
+            raise disk_error(number)
+        return temporary_file(**how)
+
+    monkeypatch.setattr(media_cache, "NamedTemporaryFile", on_a_small_disk)
+    monkeypatch.setattr(media_cache, "MAX_CACHE_BYTES", 1_000_000)
+    server = start(lambda seen: Reply(200, (PNG + seen.path.encode()).ljust(1000)))
+    media = open_media(None, server.host)
+    names = []
+
+    for age in range(5):
+        file = media.fetch(MediaRequest(f"{server.url}/{age}"))
+        os.utime(file.path, (age, age))
+        names.append(file.digest)
+
+    assert sorted(path.name for path in contents.iterdir()) == sorted(names[-3:])
 
 
 def test_images_can_be_held_on_a_full_disk(open_media: OpenMedia, tmp_path: Path) -> None:
