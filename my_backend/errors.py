@@ -78,6 +78,10 @@ class LabelStudioUnreachable(LabelStudioDown):
     """There is no connection to Label Studio, so other requests would fail, too."""
 
 
+class NotInLabelStudio(LabelStudioError):
+    """Label Studio answered 404: what was requested doesn't exist, or the token's owner has no access to it."""
+
+
 class AnswerTooLarge(LabelStudioError):
     """Label Studio's answer is larger than allowed."""
 

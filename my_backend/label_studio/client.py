@@ -14,7 +14,14 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 
 from label_studio_format.pasted_values import TOKEN
-from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
+from my_backend.errors import (
+    AnswerTooLarge,
+    LabelStudioDown,
+    LabelStudioError,
+    LabelStudioUnreachable,
+    NotInLabelStudio,
+    TokenRefused,
+)
 from safe_http.session import Base, Limits, Origin, SafeSession, TooLarge, explain, read_body, url_without_secrets
 
 log = logging.getLogger(__name__)
@@ -295,10 +302,11 @@ class LabelStudio:
             hint = HOW_TO_GIVE_A_TOKEN if self._is_persons else HOW_TO_MAKE_A_TOKEN
             raise TokenRefused(self._why_refused(response.status_code, body), hint)
         if not response.ok:
-            why = self._why_not_found(path) if response.status_code == 404 else ""
-            asked = f"{method} {path.partition('?')[0]}"
+            said = f"Label Studio answered {response.status_code} to {method} {path.partition('?')[0]}"
+            if response.status_code == 404:
+                raise NotInLabelStudio(f"{said}{self._why_not_found(path)}")
             kind = LabelStudioDown if response.status_code == 429 or response.status_code >= 500 else LabelStudioError
-            raise kind(f"Label Studio answered {response.status_code} to {asked}{why}")
+            raise kind(said)
         return response, body
 
     def _why_not_found(self, path: str) -> str:

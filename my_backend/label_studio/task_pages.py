@@ -3,11 +3,12 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError
+from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, NotInLabelStudio
 from my_backend.label_studio.client import ANSWER_BYTES, LabelStudio
 
 IDS_AT_ONCE = 100  # the URL names them
@@ -159,8 +160,9 @@ def some_tasks(
     chosen = random.Random(project_id).sample(pages, min(len(pages), most // SOME_TASKS - 1))  # noqa: S311  no secret
     found = {task["id"]: task for task in first}
     for number in chosen:
-        page = _page(label_studio, project_id, filters, SOME_TASKS, IMAGES, ANSWER_BYTES, number=number)
-        found |= {task["id"]: task for task in checked_page(page)[0]}
+        with suppress(NotInLabelStudio):  # meanwhile, its tasks were labeled or deleted
+            page = _page(label_studio, project_id, filters, SOME_TASKS, IMAGES, ANSWER_BYTES, number=number)
+            found |= {task["id"]: task for task in checked_page(page)[0]}
     return list(found.values())
 
 

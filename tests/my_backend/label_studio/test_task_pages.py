@@ -198,6 +198,24 @@ def test_some_tasks_are_the_same_random_pages(labeled: bool, before: int | None,
     assert len(tasks.asked) == 6
 
 
+def test_pages_whose_tasks_are_labeled_meanwhile_are_left_out() -> None:
+    tasks = mixed(900)
+
+    def label_most(page: int) -> None:
+        if page == 2:
+            tasks.tasks = [{**one, "annotations": [{}]} if one["id"] > 300 else one for one in tasks.tasks]
+
+    def answer(seen: Seen) -> Reply:
+        reply = tasks(seen)  # Label Studio has no page without tasks except the first one
+        return json_reply({"detail": "Invalid page."}, 404) if b'"tasks": []' in reply.body else reply
+
+    tasks.before = label_most
+    with FakeServer(answer) as server:
+        found = some_tasks(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 300, labeled=False)
+
+    assert {one["id"] for one in found} == {number for number in range(1, 301) if number % 3 == 2}
+
+
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_all_tasks_are_found_if_there_are_few(count: int) -> None:
     with FakeServer(mixed(3 * count)) as server:
