@@ -102,12 +102,13 @@ def newest_task(label_studio: LabelStudio, project_id: int) -> tuple[int, int]:
 
 
 def oldest_and_newest(label_studio: LabelStudio, project_id: int, most: int) -> list[Json]:
-    """The oldest and the newest tasks, at most so many of each, without annotations. Raises LabelStudioError."""
+    """The oldest and the newest tasks, at most so many of each, without annotations; fewer if they contain images.
+
+    Raises LabelStudioError.
+    """
     found: dict[int, Json] = {}
     for ordering in ("tasks:id", "-tasks:id"):
-        page = _page(
-            label_studio, project_id, _after(0, annotated=False), most, IMAGES, ANSWER_BYTES, ordering=ordering
-        )
+        page, _ = _page_that_fits(label_studio, project_id, _after(0, annotated=False), most, IMAGES, ordering=ordering)
         found |= {task["id"]: task for task in checked_page(page)[0]}
     return list(found.values())
 
@@ -118,14 +119,7 @@ def _pages(
     """The tasks after an id that pass the filters, a page at a time, and how many follow."""
     size, more = PAGE_TASKS, True
     while more:
-        try:
-            max_bytes = PAGE_BYTES if size > 1 else ANSWER_BYTES
-            page = _page(label_studio, project_id, filters_after(last), size, fields, max_bytes)
-        except AnswerTooLarge:
-            if size == 1:
-                raise
-            size = max(1, size // 4)
-            continue
+        page, size = _page_that_fits(label_studio, project_id, filters_after(last), size, fields)
         tasks, total = checked_page(page)
         ids = [last, *(task["id"] for task in tasks)]
         if ids != sorted(set(ids)):
@@ -173,6 +167,20 @@ def _after(last: int, *, annotated: bool) -> Json:
         return {"conjunction": "and", "items": [after]}
     # Label Studio older than 1.21 ignores `child_filter` and lists all tasks.
     return {"conjunction": "or", "items": [{**after, "child_filter": one} for one in _ANNOTATED]}
+
+
+def _page_that_fits(
+    label_studio: LabelStudio, project_id: int, filters: Json, size: int, fields: str, *, ordering: str = "tasks:id"
+) -> tuple[Any, int]:
+    """The first page, with fewer tasks if it is above PAGE_BYTES, and how many it may have."""
+    while True:
+        max_bytes = PAGE_BYTES if size > 1 else ANSWER_BYTES
+        try:
+            return _page(label_studio, project_id, filters, size, fields, max_bytes, ordering=ordering), size
+        except AnswerTooLarge:
+            if size == 1:
+                raise
+            size = max(1, size // 4)
 
 
 def _page(

@@ -174,6 +174,19 @@ def test_oldest_and_newest_tasks_are_read_as_they_were_imported(count: int, expe
     assert {(*asked["review"], *asked["resolve_uri"]) for asked in tasks.asked} == {("true", "false")}
 
 
+def test_fewer_of_the_oldest_and_newest_tasks_are_read_if_their_urls_contain_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAGE_BYTES", 2500)
+    tasks = mixed(40)
+    for one in tasks.tasks:
+        one["data"] = {"image": f"data:image/png;base64,{'A' * 1000}"}
+    with FakeServer(tasks) as server:
+        found = oldest_and_newest(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 8)
+
+    assert sorted(one["id"] for one in found) == [1, 2, 39, 40]
+
+
 def test_newest_tasks_without_a_label_come_first() -> None:
     with FakeServer(mixed(30)) as server:
         found = newest_unlabeled(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 4)
