@@ -285,6 +285,13 @@ class Versions:
             return self._finish(staging, stored, provenance, confirm)
 
     @contextmanager
+    def workdir(self) -> Iterator[Path]:
+        """A folder for files to `publish`, removed at the end; if the process is killed, by a publisher a day later."""
+        with self._staging() as folder:
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
     def _staging(self) -> Iterator[Path]:
         """A folder in which a version is prepared; removed after an error. Raises NotFound."""
         with unless_deleted(self._folder):

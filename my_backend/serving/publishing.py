@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from my_backend.errors import BadRequest
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
-from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version
@@ -35,8 +33,8 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
     if config.image_choices is None:
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()
-    with unless_deleted(project.folder), TemporaryDirectory(dir=project.folder, prefix=".publishing-") as workdir:
-        train_output = model_class.adopt(model, Path(workdir))
+    with project.versions.workdir() as workdir:
+        train_output = model_class.adopt(model, workdir)
         classes = [str(name) for name in train_output.get("classes", [])]
         unknown = [name for name in classes if not config.image_choices.name_of(name)]
         if classes and len(unknown) == len(classes):
@@ -45,5 +43,5 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
                 f"({', '.join(config.choices)}): is it the right project?"
             )
         cause = f"published manually from {model}"
-        version = project.versions.publish(train_output, Path(workdir), cause=cause, choices=config.choices)
+        version = project.versions.publish(train_output, workdir, cause=cause, choices=config.choices)
     return Published(project, version, unknown)

@@ -1,5 +1,7 @@
 """`python -m my_backend publish`: a model that was trained elsewhere answers for a project."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from my_backend.commands.cli import app
 from my_backend.projects.versions import Versions
 from testing.waiting import eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
-from tests.my_backend.fake_model import OTHER_CONFIG, FakeModel
+from tests.my_backend.fake_model import OTHER_CONFIG, FakeModel, Json
 
 
 @pytest.fixture
@@ -54,8 +56,27 @@ def test_published_model_answers_in_the_running_server(client: Client, model: Pa
     assert (live.cause, live.choices) == (f"published manually from {model}", ("Cat", "Dog"))
     assert live.folder in Path(live.train_output["model_dir"]).parents
     assert (model / "weights.txt").read_text() == "Dog"
-    assert [path.name for path in client.backend.projects.folder(PROJECT).glob(".publishing-*")] == []
+    assert [path.name for path in live.folder.parent.glob(".*")] == []
     assert client.setup() == live.name
+
+
+def test_copy_of_a_publisher_that_was_killed_is_removed_by_a_later_one(
+    client: Client, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt, workdirs = FakeModel.adopt, list[Path]()
+
+    def note_workdir(folder: Path, workdir: Path) -> Json:
+        workdirs.append(workdir)
+        return adopt(folder, workdir)
+
+    monkeypatch.setattr(FakeModel, "adopt", note_workdir)
+    assert publish(model)[0] == 0
+    shutil.copytree(model, workdirs[0] / "model")  # as a killed process leaves it
+    os.utime(workdirs[0], (0, 0))
+
+    assert publish(model)[0] == 0
+
+    assert [workdir for workdir in workdirs if workdir.exists()] == []
 
 
 def test_first_version_may_be_published(client: Client, model: Path) -> None:
