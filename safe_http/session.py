@@ -357,7 +357,8 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
     except ReadTimeoutError as error:
         raise requests.ReadTimeout(error) from error
     except DecodeError as error:
-        raise requests.exceptions.ContentDecodingError(error) from error
+        why = "it isn't compressed as its server says in the header Content-Encoding, or it is damaged"
+        raise requests.exceptions.ContentDecodingError(why) from error
     except HTTPError as error:
         raise requests.ConnectionError(error) from error
 

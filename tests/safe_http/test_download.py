@@ -86,7 +86,7 @@ def test_download_that_is_always_cut_short_is_an_error(start: Start) -> None:
 def test_download_that_cannot_be_decoded_is_not_tried_again(start: Start) -> None:
     server, downloader = start(lambda seen: Reply(200, b"not gzip", {"Content-Encoding": "gzip"}))
 
-    with pytest.raises(DownloadError) as failed:
+    with pytest.raises(DownloadError, match="isn't compressed as its server says") as failed:
         downloader(f"{server.url}/1.png")
 
     assert (failed.value.reason, len(server.seen)) == ("unreachable", 1)
