@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from my_backend import files
@@ -21,7 +20,6 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.labeling.runs.records import Run
 from my_backend.projects.corrections import Corrections
-from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project
 from my_backend.projects.registry import project_folders
 from my_backend.projects.version_names import is_version_name
@@ -168,10 +166,10 @@ class World:
 
     def publish(self, text: str = "published", **options: Any) -> str:
         """Publishes a version by hand."""
-        with unless_deleted(self.folder), TemporaryDirectory(dir=self.folder, prefix=".publishing-") as work:
-            output = Memory().fit([], work, progress=lambda record: None)
+        with self.versions.workdir() as work:
+            output = Memory().fit([], str(work), progress=lambda record: None)
             options = {"cause": text, "choices": ("Cat", "Dog"), **options}
-            return self.versions.publish(output, Path(work), **options).name
+            return self.versions.publish(output, work, **options).name
 
     def carry_out(self, run: Run) -> Run:
         """Carries a labeling run out until it ends, or for so many attempts."""
