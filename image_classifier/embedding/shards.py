@@ -26,6 +26,7 @@ from image_classifier.embedding.cache import Embedding
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0  # between two looks for new files; a look in between would find little
+UNUSED_SECONDS = 3600.0  # after which a folder is forgotten: each version with all layers trained has its own network
 
 _MAGIC = b"EMBSHRD1"
 _HEADER = struct.Struct("<8sIII")  # the magic number, rows, numbers in each, and the checksum of these and the keys
@@ -92,6 +93,7 @@ class Shards:
     def __init__(self) -> None:
         self._watched: dict[Path, None] = {}
         self._folders: dict[Path, _Folder] = {}
+        self._forgot = time.monotonic()
         self._counting = threading.Lock()
         self.hits = 0  # lookups in this process that found something
 
@@ -115,6 +117,8 @@ class Shards:
         return found
 
     def _index_of(self, path: Path) -> _Index:
+        if time.monotonic() > self._forgot + LOOK_SECONDS:
+            self._forget_unused()
         folder = self._folders.setdefault(path, _Folder())
         # Other callers use the index that there is.
         if time.monotonic() > folder.looked + LOOK_SECONDS and folder.looking.acquire(blocking=False):
@@ -123,6 +127,12 @@ class Shards:
             finally:
                 folder.looking.release()
         return folder.index
+
+    def _forget_unused(self) -> None:
+        self._forgot = time.monotonic()
+        for path, folder in list(self._folders.items()):
+            if float("-inf") < folder.looked < self._forgot - UNUSED_SECONDS:
+                self._folders.pop(path, None)
 
 
 def shards_of(folder: Path, fingerprint: str) -> Path:

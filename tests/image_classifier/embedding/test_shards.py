@@ -106,6 +106,20 @@ def test_projects_without_shards_cost_no_search(
     assert searched == [1]
 
 
+def test_networks_that_are_no_longer_used_take_no_memory(
+    folder: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "a", embeddings := made(range(2)))
+    for number in range(100):  # as each version with all layers trained has another one
+        assert shards.get(f"{number:032x}", [digest(0)]) == {}
+    assert len(shards.get(NETWORK, [*embeddings])) == 2
+    monkeypatch.setattr(shards_module, "UNUSED_SECONDS", 0.0)
+
+    assert len(shards.get(NETWORK, [*embeddings])) == 2
+
+    assert len(shards._folders) == 1
+
+
 def test_a_row_of_zeros_stays_one(folder: Path, shards: Shards) -> None:
     write(folder, "a", {digest(0): np.zeros(8, np.float32)})
     assert shards.get(NETWORK, [digest(0)])[digest(0)].tolist() == [0.0] * 8
