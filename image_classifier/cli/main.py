@@ -25,7 +25,7 @@ from image_classifier.cli.experiment import Experiment, is_unfinished
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.help import INTERRUPTED, Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
-from image_classifier.cli.output_paths import new_folder, refuse_other_kinds
+from image_classifier.cli.output_paths import new_folder, refuse_other_kinds, refuse_unwritable
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
 from image_classifier.cli.printing import headline, print_examination, print_figures
 from image_classifier.cli.recipe import Recipe, read_hook_name, read_recipe
@@ -388,6 +388,7 @@ def evaluate(
 def _check_report(report: Path | None) -> None:
     if report:
         refuse_other_kinds(report, REPORT_SUFFIXES)
+        refuse_unwritable(report)
 
 
 def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Examination:

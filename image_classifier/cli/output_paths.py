@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from image_classifier.data.folders import shown
 from image_classifier.errors import UsersError
@@ -21,6 +23,24 @@ def refuse_other_kinds(file: Path, suffixes: Sequence[str]) -> None:
             f"{shown(file)} already exists and won't be overwritten, since its name doesn't end in "
             f"{' or '.join(suffixes)}: choose another name, or remove the file"
         )
+
+
+def refuse_unwritable(file: Path) -> None:
+    """Raises UsersError or OSError if the file can't be created, before work that may take hours.
+
+    Nothing is left behind.
+    """
+    file = real(file)
+    missing = list(takewhile(lambda path: not path.exists(), file.parents))
+    place = file.parents[len(missing)]
+    if not place.is_dir():
+        raise UsersError(f"{shown(file)} can't be created, because {shown(place)} isn't a folder: choose another name")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{file.name[:100]}.", dir=file.parent) as folder:
+            (Path(folder) / file.name).touch()  # its name may be too long
+    finally:
+        _remove_empty(missing)
 
 
 @contextmanager

@@ -101,3 +101,11 @@ def test_the_title_of_a_report_names_the_working_directory(
     monkeypatch.chdir(trained)
     assert run("evaluate", ".", others, "--report", tmp_path / "report.html").status == 0
     assert f"<title>{trained.name} on {others.name}</title>" in (tmp_path / "report.html").read_text()
+
+
+def test_report_that_cannot_be_written_is_refused_before_the_images_are_read(
+    run: Command, trained: Path, others: Path
+) -> None:
+    said = run("evaluate", trained, others, "--report", others / "0.html" / ("x" * 300))
+    assert (said.error.startswith("Error: File name too long"), "reading images" in said.err) == (True, False)
+    assert not (others / "0.html").exists()

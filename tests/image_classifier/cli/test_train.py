@@ -180,6 +180,7 @@ def nothing_but_broken(folder: Path) -> Path:
         (lambda f: f, ["--network", "resnet19"], "did you mean resnet18"),
         (lambda f: f, ["--weights", "gone.pth"], "no such file; use an existing file, `imagenet` or `none`"),
         (lambda f: f, ["--report", "r.html"], "add --test"),
+        (lambda f: f, ["--report", f"{__file__}/r.html", "--test", "{folder}"], f"because {__file__} isn't a folder"),
         (lambda f: f, ["--config", "gone.toml"], "can't read gone.toml"),
     ],
 )
