@@ -31,7 +31,7 @@ from image_classifier.cli.printing import headline, print_examination, print_fig
 from image_classifier.cli.recipe import Recipe, read_hook_name, read_recipe
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.retrain import retrain_model
-from image_classifier.cli.sources import given_tests, samples_at, say_skipped, training_samples
+from image_classifier.cli.sources import given_tests, samples_at, say_skipped, testing_samples, training_samples
 from image_classifier.cli.url_list import REPORT_FILE, read_lines
 from image_classifier.cli.workbench import Workbench, open_bench
 from image_classifier.data.dataset import Sample
@@ -322,7 +322,7 @@ def train(
     test_path = recipe.testing.path or given_tests(recipe.data.path)
     if recipe.testing.report and not test_path:
         raise UsersError("--report needs images to evaluate the model on: add --test")
-    tests = samples_at(test_path, None, settings) if test_path else []
+    tests = testing_samples(test_path, samples, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
     if experiment.finished:
         say("This training run is already finished.")

@@ -1,6 +1,7 @@
 """The labeled images that a command reads."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
 from image_classifier.data.folders import Split, find_split, list_folder, refuse_other_names, samples_of, shown
 from image_classifier.errors import UsersError
+from image_classifier.evaluation.evaluate import check_evaluable
 from image_classifier.files import real
 from image_classifier.settings import ClassifierSettings
 
@@ -37,6 +39,18 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
     for name, count in counts.items():
         if count == 1:
             say(f"{shown(name)} has only one image: the model is trained on it, but can't be evaluated on this class")
+    return samples
+
+
+def testing_samples(path: Path, training: Sequence[Sample], settings: ClassifierSettings) -> list[Sample]:
+    """The samples to evaluate a model of the `training` samples on; raises UsersError if it couldn't be evaluated."""
+    samples = samples_at(path, None, settings)
+    classes = sorted({name for sample in training for name in classes_of(sample.label)})
+    multiple = any(not isinstance(sample.label, str) for sample in training)
+    try:
+        check_evaluable(samples, classes, multiple=multiple)  # before the training, which may take hours
+    except UsersError as error:
+        raise UsersError(f"{shown(path)}: {error}") from None
     return samples
 
 

@@ -47,25 +47,30 @@ class Examination:
         return {**self.evaluation.record(), "classes": list(self.classes), "left_out": left_out}
 
 
-def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:
-    """Evaluates each image with a head that hasn't seen it; images that both heads have learned are left out.
-
-    Raises UsersError for classes that the model doesn't know, and if no image is left.
-    """
-    classifier = model.classifier
-    unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classifier.classes))
-    if not classifier.head.multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
+def check_evaluable(samples: Sequence[Sample], classes: Sequence[str], *, multiple: bool) -> None:
+    """Raises UsersError if a model with these classes, of which `multiple` may be right, can't be evaluated on them."""
+    unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classes))
+    if not multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
         raise UsersError(
             "the model predicts one class per image, but some of these images have several: pass images with one class "
             "each"
         )
     if unknown:
         raise UsersError(
-            f"the model has no class {', '.join(unknown)}; its classes are {', '.join(classifier.classes)}: "
+            f"the model has no class {', '.join(unknown)}; its classes are {', '.join(classes)}: "
             "rename the folders to match, or move the folders of other classes elsewhere"
         )
     if not samples:
         raise UsersError("there are no images to evaluate the model on: add images of its classes")
+
+
+def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:
+    """Evaluates each image with a head that hasn't seen it; images that both heads have learned are left out.
+
+    Raises UsersError for classes that the model doesn't know, and if no image is left.
+    """
+    classifier = model.classifier
+    check_evaluable(samples, classifier.classes, multiple=classifier.head.multiple)
     unseen, held_out_samples, trained_on = _split(model, samples)
     embedded = embed_samples(lane, classifier.backbone, [*unseen, *held_out_samples], progress)
     kept, embeddings = embedded.samples, embedded.embeddings

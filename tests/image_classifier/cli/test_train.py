@@ -152,6 +152,23 @@ def test_another_network_is_trained_and_answers_for_itself(run: Command, folder:
     assert "did you mean mobilenet" in run(*TRAIN, folder, "--network", "mobilenet", "--output", "x").error
 
 
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ("odd", "odd: the model has no class zero; its classes are 0, 1, 2"),
+        ("empty", "empty: there are no images to evaluate the model on"),
+    ],
+)
+def test_test_images_that_cannot_evaluate_the_model_are_refused_before_it_is_trained(
+    tests: str, message: str, run: Command, folder: Path, others: Path
+) -> None:
+    shutil.copytree(others / "0", "odd/zero")
+    Path("empty/0").mkdir(parents=True)
+    said = run(*TRAIN, folder, "--test", tests, "--report", "report.html")
+    assert message in said.error
+    assert not Path("model").exists()
+
+
 def one_class(folder: Path) -> Path:
     shutil.copytree(folder / "0", "one/0")
     return Path("one")
