@@ -50,10 +50,10 @@ class Examination:
 def check_evaluable(samples: Sequence[Sample], classes: Sequence[str], *, multiple: bool) -> None:
     """Raises UsersError if a model with these classes, of which `multiple` may be right, can't be evaluated on them."""
     unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classes))
-    if not multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
+    if not multiple and any(len(classes_of(sample.label)) != 1 for sample in samples):
         raise UsersError(
-            "the model predicts one class per image, but some of these images have several: pass images with one class "
-            "each"
+            "the model predicts one class per image, but some of these images have several or none: pass images with "
+            "one class each"
         )
     if unknown:
         raise UsersError(
@@ -84,7 +84,8 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     by_evaluation_head = torch.tensor([sample.image.digest in held_out_digests for sample in kept])
     logits[by_evaluation_head] = classifier.evaluation_head(embeddings[by_evaluation_head])
     thresholds = classifier.head.thresholds
-    labels = [frozenset(classes_of(s.label)) if thresholds else s.label for s in kept]
+    # An export's labels are sets if any of its annotations has several choices.
+    labels = [classes_of(s.label) if thresholds else min(classes_of(s.label)) for s in kept]
     targets, votes = targets_of(labels, classifier.classes), [sample.vote for sample in kept]
     evaluation = evaluate(logits, targets, classifier.classes, thresholds, votes)
     answers = [Answer(sample, *answer) for sample, answer in zip(kept, answers_of(classifier, logits), strict=True)]

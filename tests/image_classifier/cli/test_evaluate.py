@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,29 @@ def test_classes_that_the_model_does_not_know_are_named(
 ) -> None:
     shutil.copytree(others / "0", tmp_path / "odd/zero")
     assert "has no class zero; its classes are 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_model_of_one_class_per_image_is_evaluated_on_an_export_with_several_choices(
+    missing: bool, run: Command, trained: Path, others: Path
+) -> None:
+    """The one annotation with two choices is left out; another one may have none."""
+
+    def task(image: str, *choices: str) -> dict[str, Any]:
+        result = {"from_name": "digit", "type": "choices", "value": {"choices": choices}}
+        return {"data": {"image": image}, "annotations": [{"result": [result]}]}
+
+    tasks = [task(f"{path.parent.name}/{path.name}", path.parent.name) for path in sorted(others.rglob("*.png"))]
+    tasks.append(task("gone.png", "0", "1"))
+    if not missing:
+        tasks[0]["annotations"][0]["result"] = []
+    Path("export.json").write_text(json.dumps(tasks))
+    said = run("evaluate", trained, "export.json", "--images", others, "--json")
+    if missing:
+        expected = json.loads(run("evaluate", trained, others, "--json").out)
+        assert json.loads(said.out)["confusion"] == expected["confusion"]
+    else:
+        assert "some of these images have several or none" in said.error
 
 
 def test_evaluate_without_images_says_so(run: Command, trained: Path) -> None:
