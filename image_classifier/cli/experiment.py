@@ -77,7 +77,8 @@ class Experiment:
                 f"{shown(folder)} already contains a training run: add --resume, or choose another output folder"
             )
         elif differences := _differences(begun, self._state):
-            raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another output folder")
+            best = f"; {shown(self.best_so_far)} has the best model so far" if self.best_so_far else ""
+            raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another output folder{best}")
         else:
             self._state = begun
 
@@ -140,6 +141,12 @@ class Experiment:
         try:
             with ending_on_ctrl_c(epochs_csv) as progress:
                 return self._train(bench, backbone, progress, epochs_csv)
+        except Exception:
+            if self.best_so_far is not None:
+                say(
+                    f"{shown(self.best_so_far)} has the best model so far. Fix this error, then continue with --resume."
+                )
+            raise
         finally:
             write_curves(self._folder / CURVES_FILE, epochs_csv)
 
@@ -258,5 +265,5 @@ def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:
         if before.get(name) != after[name]
     ]
     if begun["images"] != now["images"]:
-        said.append("the images or their classes have changed")
+        said.append("the images or their classes have changed (restore them to resume)")
     return ", ".join(said)

@@ -13,7 +13,9 @@ import pytest
 from image_classifier.cli import sources
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.data.folders import Listing
+from image_classifier.data.preprocessing import ImageError
 from image_classifier.evaluation import comparison
+from image_classifier.nets.classifier import Classifier
 from image_classifier.nets.folder import load_model
 from image_classifier.progress import Progress
 from image_classifier.training import all_layers
@@ -297,6 +299,31 @@ def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, mo
         patch.setattr("image_classifier.cli.experiment.train_all_layers", out_of_space)
         assert "No space left" in run(*train).error
     assert load_model(Path("model")).classifier.backbone.origin == "random"
+    assert run(*train, "--resume").status == 0
+
+
+def test_model_that_is_left_if_an_image_is_damaged_meanwhile_is_named(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, "images")
+    damaged = next(Path("images/0").iterdir())
+    sound = damaged.read_bytes()
+    train = (*TRAIN, "images", "--epochs", 1, "--mode", "full")
+
+    def damage(*given: Any, **options: Any) -> Classifier:
+        damaged.write_text("no image")
+        raise ImageError(f"{damaged}: not an image")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("image_classifier.cli.experiment.train_all_layers", damage)
+        said = run(*train)
+    assert "model/head has the best model so far. Fix this error, then continue with --resume." in said.err
+    assert said.error == f"Error: {damaged}: not an image"
+    assert run(*train, "--resume").error == (
+        "Error: can't resume model: the images or their classes have changed (restore them to resume); choose another "
+        "output folder; model/head has the best model so far"
+    )
+    damaged.write_bytes(sound)
     assert run(*train, "--resume").status == 0
 
 
