@@ -10,7 +10,7 @@ from image_classifier.nets.folder import SavedModel
 def print_figures(model: SavedModel) -> None:
     """Prints a line about a model: what it has learned, and how good it is."""
     record = model.classifier.record
-    images, classes = sum(record["labels"].values()), len(model.classifier.classes)
+    images, classes = len(model.samples), len(model.classifier.classes)
     measured = f"{headline(record['figures'])} ({record['figures']['judged_by']})"
     unseen = record.get("sources", {}).get("unseen", 0)
     accepted = f" ({unseen} accepted without review)" if unseen else ""
