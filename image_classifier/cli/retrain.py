@@ -60,7 +60,8 @@ def retrain_model(place: Path, img: Path, label: list[str], target: Path) -> boo
         ("after", done.classifier, done.accuracy_after),
     ):
         [(answer, confidence)] = answers_of(one, one.head(embedded.embeddings[-1:]))
-        print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
+        measured = f"{accuracy:.4f} on {done.held_out} images" if done.held_out else "unknown: no images are held out"
+        print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {measured}")
     say(f"Retrained {shown(target)} in {time.monotonic() - started:.1f} s")
     if not done.learned:
         say(f"It still doesn't predict {shown(' + '.join(label))}: similar images may have another label.")

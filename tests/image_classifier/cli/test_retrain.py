@@ -29,6 +29,19 @@ def test_a_corrected_image_is_right_at_once(run: Command, model: Path, others: P
     assert [path.name for path in model.iterdir() if path.name.startswith(".")] == [".head.lock"]
 
 
+def test_accuracy_that_no_image_can_show_is_unknown(run: Command, folder: Path, others: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for name in "01":
+        (few / name).mkdir(parents=True)
+        for path in sorted((folder / name).iterdir())[:2]:  # of a class with two images, none is held out
+            shutil.copy(path, few / name)
+    assert run(*TRAIN, few, "--epochs", 1).status == 0
+    said = run("retrain", "model", "--img", next((others / "0").iterdir()), "--label", "0")
+    assert [line.split("\t")[3] for line in said.out.splitlines()] == [
+        "held-out accuracy unknown: no images are held out"
+    ] * 2
+
+
 def test_a_correction_outlasts_the_next_one_and_does_not_evaluate_the_model(
     run: Command, model: Path, others: Path
 ) -> None:
