@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, TextIO
@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from image_classifier.data.folders import shown
+from image_classifier.data.dataset import Sample
+from image_classifier.data.folders import Finding, shown
+from image_classifier.data.preprocessing import ImageError
 from image_classifier.progress import Progress, TimeLeft
 
 LISTED = 20  # lines of a long list that are printed
@@ -32,6 +34,11 @@ def say_all(things: Iterable[object], more: str) -> None:
         say(line)
     if len(lines) > LISTED:
         say(f"… and {len(lines) - LISTED} more; {more}")
+
+
+def say_broken(broken: Mapping[Sample, ImageError]) -> None:
+    """Prints why images can't be used."""
+    say_all((Finding(sample.image.path, str(why)) for sample, why in broken.items()), "`prepare` lists them all")
 
 
 @contextmanager

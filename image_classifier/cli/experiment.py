@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from image_classifier.cli.charts import write_curves, write_rate_chart
-from image_classifier.cli.console import say
+from image_classifier.cli.console import say, say_broken
 from image_classifier.cli.ctrl_c import ending_on_ctrl_c
 from image_classifier.cli.epochs_csv import EpochsCsv
 from image_classifier.cli.output_paths import new_folder
@@ -22,11 +22,11 @@ from image_classifier.cli.workbench import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
-from image_classifier.embedding.samples import EmbeddedSamples
-from image_classifier.errors import UsersError
+from image_classifier.embedding.samples import EmbeddedSamples, embed_samples
+from image_classifier.errors import TooFewLabels, UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, lock_of, locked, save_model
-from image_classifier.progress import Progress
+from image_classifier.progress import Progress, ignore
 from image_classifier.settings import PositiveFloat
 from image_classifier.training.all_layers import FineTuning, NotBetter, train_all_layers, trains_all_layers
 from image_classifier.training.classifier_head import embed, learn_head
@@ -220,7 +220,11 @@ class Experiment:
         self, bench: Workbench, backbone: Backbone, samples: Sequence[Sample], progress: Progress
     ) -> EmbeddedSamples:
         bench.embed_ahead(backbone, [sample.image for sample in samples], progress)
-        return embed(bench.lane, backbone, samples, progress)
+        try:
+            return embed(bench.lane, backbone, samples, progress)
+        except TooFewLabels:
+            say_broken(embed_samples(bench.lane, backbone, samples, ignore).broken)  # the others are cached
+            raise
 
     def _all_layers(
         self,

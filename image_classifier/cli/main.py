@@ -19,7 +19,7 @@ import typer
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.collect_report import DUPLICATE, summarize
-from image_classifier.cli.console import console, json_for, say, say_all, show_progress
+from image_classifier.cli.console import console, json_for, say, say_all, say_broken, show_progress
 from image_classifier.cli.environment import read_settings, read_settings_of
 from image_classifier.cli.experiment import Experiment, is_unfinished
 from image_classifier.cli.export import SUFFIXES, Target, export
@@ -353,7 +353,7 @@ def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings) -
             say(f"Interrupted. {shown(experiment.best_so_far)} has the best model so far; continue with --resume.")
             print_figures(load_model(experiment.best_so_far))
         raise typer.Exit(INTERRUPTED) from None
-    say_all((Finding(s.image.path, str(why)) for s, why in broken.items()), "`prepare` lists them all")
+    say_broken(broken)
 
 
 # --- evaluate ---------------------------------------------------------------
@@ -394,7 +394,7 @@ def _check_report(report: Path | None) -> None:
 def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Examination:
     with show_progress() as progress:
         examination = examine_model(bench.lane, model, samples, progress)
-    say_all((Finding(s.image.path, str(why)) for s, why in examination.broken.items()), "`prepare` lists them all")
+    say_broken(examination.broken)
     if examination.trained_on:
         say(f"{examination.trained_on} images are left out: the model was trained on them")
     return examination

@@ -75,9 +75,10 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     embedded = embed_samples(lane, classifier.backbone, [*unseen, *held_out_samples], progress)
     kept, embeddings = embedded.samples, embedded.embeddings
     if not kept:
+        example = next((f" ({one.image.path}: {why})" for one, why in embedded.broken.items()), "")
         raise UsersError(
             f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
-            f"{len(embedded.broken)} can't be read; pass images that it wasn't trained on"
+            f"{len(embedded.broken)} can't be read{example}; pass images that it wasn't trained on"
         )
     held_out_digests = {sample.image.digest for sample in held_out_samples}
     logits = classifier.head(embeddings)

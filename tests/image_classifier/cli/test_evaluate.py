@@ -108,6 +108,15 @@ def test_evaluate_without_images_says_so(run: Command, trained: Path) -> None:
     )
 
 
+def test_image_that_cannot_be_read_is_named_if_there_is_no_other(run: Command, trained: Path) -> None:
+    Path("bad/0").mkdir(parents=True)
+    Path("bad/0/1.png").write_text("no image")
+    assert (
+        "and 1 can't be read (bad/0/1.png: not an image (supported formats: JPEG"
+        in run("evaluate", trained, "bad").error
+    )
+
+
 def test_a_report_is_written_without_an_image_that_vanished(
     run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,12 @@ def test_image_that_changes_while_the_folder_is_read_is_left_out(
     assert f"{changing}: it changed while it was read: try again" in said.err
 
 
+def test_images_that_leave_too_few_labels_are_named(run: Command, folder: Path) -> None:
+    said = run(*TRAIN, nothing_but_broken(folder))
+    assert "Too few labels to train on" in said.error
+    assert "bad/a/1.png: not an image (supported formats: JPEG, PNG" in said.err
+
+
 def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = (*TRAIN, folder, "--epochs", 1, "--mode", "full")
     with monkeypatch.context() as patch:
