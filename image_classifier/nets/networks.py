@@ -109,6 +109,13 @@ def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool 
             f"{source} has no weights for {network} ({problem}): set NETWORK to the network whose weights the file "
             "contains"
         )
+    # Buffers may be infinite, such as masks.
+    for name, _ in body.named_parameters():
+        if name in state and not state[name].float().isfinite().all():
+            raise WeightsError(
+                f"{source} contains infinite numbers or NaN ({name}), as after a training run that diverged: use other "
+                "weights"
+            )
     if ignored := [*heads, *(key for key in found if not key.startswith(prefix))]:
         log.info("%s: ignored %d tensors that aren't part of the network, such as %s", source, len(ignored), ignored[0])
     body.load_state_dict(state, strict=False)  # old files lack the counters of batch normalization

@@ -238,6 +238,16 @@ def test_what_is_no_resnet18_is_named(state: State, tmp_path: Path, make: Callab
         load_backbone(str(path), 64)
 
 
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused(state: State, tmp_path: Path, number: float) -> None:
+    """As those of a training run that diverged."""
+    broken = state["layer1.0.conv1.weight"].clone()
+    broken[0, 0, 0, 0] = number
+    torch.save({**state, "layer1.0.conv1.weight": broken}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"weights.pth contains infinite numbers or NaN \(layer1.0.conv1.weight\)"):
+        load_backbone(str(tmp_path / "weights.pth"), 64)
+
+
 def test_what_a_file_has_in_addition_to_the_network_is_logged(
     state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
