@@ -13,6 +13,7 @@ def reason_of(error: BaseException) -> str:
         (TooLarge, "too_large"),
         (requests.TooManyRedirects, "too_many_redirects"),
         (requests.Timeout, "timeout"),
+        (requests.exceptions.ContentDecodingError, "server_error"),
         (requests.RequestException, "unreachable"),
     )
     return next((word for kind, word in words if isinstance(error, kind)), "other")

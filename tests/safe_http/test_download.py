@@ -89,7 +89,7 @@ def test_download_that_cannot_be_decoded_is_not_tried_again(start: Start) -> Non
     with pytest.raises(DownloadError, match="isn't compressed as its server says") as failed:
         downloader(f"{server.url}/1.png")
 
-    assert (failed.value.reason, len(server.seen)) == ("unreachable", 1)
+    assert (failed.value.reason, len(server.seen)) == ("server_error", 1)
 
 
 @pytest.mark.parametrize(
