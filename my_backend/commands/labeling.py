@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from my_backend.commands.options import AsJson, Commands, OfProject, saying_errors
+from my_backend.commands.options import INTERRUPTED, AsJson, Commands, OfProject, saying_errors
 from my_backend.errors import Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
@@ -247,8 +247,18 @@ def _token(ask: bool) -> str:
 def _carry_out(writer: Writer, run: Run) -> None:
     """Carries out the run in this process, unless a server is faster."""
     while run.unfinished:
-        if not writer.carry_out(run):
-            time.sleep(BUSY_SECONDS)
+        try:
+            if not writer.carry_out(run):
+                time.sleep(BUSY_SECONDS)
+        except KeyboardInterrupt:
+            command = "python -m my_backend label"
+            goes_on = "" if run.own_token else ", unless a running server does so, within seconds"
+            typer.echo(
+                f"Interrupted. To continue{goes_on}: {command} resume {run.id}. To remove its labels: {command} undo "
+                f"{run.id}",
+                err=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
         run = writer.store.get(run.id)
         if run.error:
             raise SystemExit(f"Error: {run.error}. To continue: python -m my_backend label resume {run.id}")

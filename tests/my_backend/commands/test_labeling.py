@@ -140,6 +140,27 @@ def test_run_that_stopped_says_how_it_goes_on(label_studio: FakeLabelStudio) -> 
     assert "1 written" in label("resume", run)[1]
 
 
+@pytest.mark.parametrize("own_token", [False, True])
+def test_ctrl_c_says_how_the_run_goes_on(
+    own_token: bool, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(3)
+    options = ["--ask-token"] if own_token else []
+
+    def press(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("my_backend.labeling.runs.writer.write", press)
+        status, said = label("start", "--choice", "Cat", *options, 1, 2, 3, answer=f"{label_studio.pat}\n")
+
+    (run,) = json.loads(label("list", "--json")[1])
+    assert (status, run["status"]) == (130, "started")
+    assert f"To remove its labels: python -m my_backend label undo {run['run']}" in said
+    assert ("unless a running server does so" in said) is not own_token
+    assert "3 written" in label("resume", run["run"], *options, answer=f"{label_studio.pat}\n")[1]
+
+
 def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
     tasks = label_studio.labels.add(200)
     assert "there is no plan yet" in label("accept", "show")[1]
