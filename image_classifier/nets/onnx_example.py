@@ -49,6 +49,12 @@ def read(path: str, resize_size: int, crop_size: int, interpolation: str) -> Any
         bits = next(bits for bits in (8, 12, 16) if pixels.max() < 1 << bits)  # many cameras have only 12
         white_is_zero = file.format == "TIFF" and file.getexif().get(262) == 0
         image = Image.fromarray((pixels >> bits - 8).astype(np.uint8) ^ np.uint8(255 * white_is_zero))
+    elif image.mode in ("I", "F"):  # whole numbers of 32 bits and fractions, which convert() would clip, too
+        numbers = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+        numbers -= numbers.min()
+        white_is_zero = file.format == "TIFF" and file.getexif().get(262) == 0
+        numbers *= 255 / max(float(numbers.max()), 1e-6)
+        image = Image.fromarray(numbers.astype(np.uint8) ^ np.uint8(255 * white_is_zero))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
