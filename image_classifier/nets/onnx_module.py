@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.data.preprocessing import ImageError, Preprocessing
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.nets.weights_packages import install
@@ -73,7 +73,7 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
     example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
     some = images[:: max(1, len(images) // COMPARED_IMAGES)][:COMPARED_IMAGES]
     if some:
-        other = torch.stack([preprocessing(path) for path in some])
+        other = torch.stack([_pixels(path, preprocessing) for path in some])
     portable = Portable(classifier).eval()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
@@ -98,3 +98,10 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
             "discarded"
         )
     return Compared(len(some), difference)
+
+
+def _pixels(path: Path, preprocessing: Preprocessing) -> Tensor:
+    try:
+        return preprocessing(path)
+    except ImageError as error:
+        raise type(error)(f"{path}: {error}") from error
