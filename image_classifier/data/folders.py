@@ -4,7 +4,7 @@ import errno
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each class in a folder, in order; the problems; the number of other files by suffix; and a note."""
+    """The images of each class in a folder, in order; the problems; the number of other files by suffix; and notes."""
 
     folder: Path
     classes: dict[str, list[Path]]
@@ -132,7 +132,17 @@ def list_folder(folder: Path) -> Listing:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
             findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
-    return Listing(folder, classes, findings, skipped, note)
+    notes = [note, *_differing_only_in_case(classes)]
+    return Listing(folder, classes, findings, skipped, "\n".join(filter(None, notes)))
+
+
+def _differing_only_in_case(classes: Iterable[str]) -> Iterator[str]:
+    """A note about each of such classes: they may be one, spelled in two ways, or two, such as the letters a and A."""
+    spelled: dict[str, str] = {}
+    for name in classes:
+        if (first := spelled.setdefault(name.casefold(), name)) != name:
+            both = f"{shown(first)} and {shown(name)}"
+            yield f"The classes {both} differ only in case: if they are one, merge their folders"
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:

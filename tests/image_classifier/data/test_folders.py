@@ -213,6 +213,14 @@ def test_classes_may_have_the_same_subfolders(names: tuple[str, ...], tmp_path: 
     )
 
 
+def test_classes_that_differ_only_in_case_are_two_and_that_is_said(folder: Path) -> None:
+    picture(folder / "Cat/3.png", 3)
+    if not (folder / "CAT").exists():  # as on Linux
+        listing = list_folder(folder)
+        assert (list(listing.classes), listing.findings) == (["Cat", "cat", "dog"], [])
+        assert listing.note == "The classes Cat and cat differ only in case: if they are one, merge their folders"
+
+
 def test_an_error_page_saved_twice_as_an_image_is_no_contradiction(folder: Path) -> None:
     for name in ("cat/3.jpg", "dog/3.jpg"):
         (folder / name).write_text("<html>")
