@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from my_backend.commands.options import INTERRUPTED, AsJson, Commands, OfProject, saying_errors
 from my_backend.errors import Conflict
 from my_backend.jobs.store import JobStore
+from my_backend.json_output import print_json
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.auto_accept.acceptor import Acceptor, State
 from my_backend.labeling.auto_accept.guarantee import PERCENTS
@@ -80,7 +81,7 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
     with _writer() as (writer, projects):
         runs = writer.store.of_project(projects.find(project).uid)
         if as_json:
-            typer.echo(json.dumps([described(run) for run in runs], indent=2, ensure_ascii=False))
+            print_json([described(run) for run in runs])
             return
         for run in runs:
             typer.echo(_summary(run))
@@ -92,7 +93,7 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
 def show(run: RunId) -> None:
     """Print everything known about a run, as JSON."""
     with _writer() as (writer, _):
-        typer.echo(json.dumps(described(writer.store.get(run)), indent=2, ensure_ascii=False))
+        print_json(described(writer.store.get(run)))
 
 
 @commands.command()
@@ -137,7 +138,7 @@ def show_plan(project: OfProject = None) -> None:
     with _acceptor() as (acceptor, _, projects):
         chosen = projects.find(project)
         plan = state_of(_read_again(acceptor, chosen), UNKNOWN) | switch_of(acceptor.store.automatic(chosen.uid))
-        typer.echo(json.dumps(plan, indent=2, ensure_ascii=False))
+        print_json(plan)
 
 
 @accept.command("write")

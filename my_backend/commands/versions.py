@@ -1,6 +1,5 @@
 """`python -m my_backend versions`: manages a project's versions, whether its server is running or not."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from my_backend.commands.options import AsJson, Commands, OfProject, saying_errors
+from my_backend.json_output import print_json
 from my_backend.projects.registry import Projects
 from my_backend.projects.version_metrics import accuracy_words, read_figures
 from my_backend.projects.versions import Version, Versions
@@ -33,7 +33,7 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
         found = versions.all()[::-1]
         if as_json:
             records = [_record(version, live, pinned) for version in found]
-            typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
+            print_json(records)
             return
         for version in found:
             marks = [
@@ -58,7 +58,7 @@ def show(version: Name, project: OfProject = None) -> None:
     """Print everything known about a version, as JSON."""
     with _versions(project) as versions:
         found = versions.get(version)
-        typer.echo(json.dumps(_record(found, versions.live_name(), versions.pinned()), indent=2, ensure_ascii=False))
+        print_json(_record(found, versions.live_name(), versions.pinned()))
 
 
 @commands.command()

@@ -1,6 +1,5 @@
 """Prints the doctor's results, for people or as JSON, and applies fixes."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from my_backend.diagnostics.doctor.all_checks import check_settings_file, examin
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.problem import CODES, Problem
 from my_backend.errors import LabelStudioError
+from my_backend.json_output import print_json
 from my_backend.settings import ignored_variables, read_settings
 
 FIRST_STEPS = {"no-token", "no-project"}  # of every new installation
@@ -33,7 +33,7 @@ def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
     problems = [problem for check in checks for problem in check.problems]
     if as_json:
         found = {"ok": not problems, "checks": [check.record() for check in checks]}
-        typer.echo(json.dumps({**found, "mended": fixed, "failed": failed}, indent=2, ensure_ascii=False))
+        print_json({**found, "mended": fixed, "failed": failed})
     else:
         _print_problems(checks, can_fix=ask is None)
     return 1 if problems else 0

@@ -1,6 +1,7 @@
 """`python -m my_backend label`, without a running server."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,22 @@ def test_run_that_stopped_says_how_it_goes_on(label_studio: FakeLabelStudio) -> 
     label_studio.labels.failing = set()
 
     assert "1 written" in label("resume", run)[1]
+
+
+def test_json_has_every_character_whatever_the_encoding_of_the_output(
+    make_writer: MakeWriter, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.labels.add(1)
+    label_studio.labels.failing = {"annotate"}
+    label("start", "--choice", "Cat", 1)
+    store = make_writer().store
+    (run,) = store.of_project(PROJECT)
+    store.keep(replace(run, error="Käfer"))
+
+    for command in (("list", "--json"), ("show", run.id)):
+        said = CliRunner(charset="ascii").invoke(app, ["label", *command]).output
+        found = json.loads(said)
+        assert (found[0] if isinstance(found, list) else found)["error"] == "Käfer"
 
 
 @pytest.mark.parametrize("own_token", [False, True])
