@@ -159,7 +159,7 @@ def test_json_has_every_character_whatever_the_encoding_of_the_output(
 
 @pytest.mark.parametrize("own_token", [False, True])
 def test_ctrl_c_says_how_the_run_goes_on(
-    own_token: bool, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+    own_token: bool, make_writer: MakeWriter, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label_studio.labels.add(3)
     options = ["--ask-token"] if own_token else []
@@ -175,7 +175,10 @@ def test_ctrl_c_says_how_the_run_goes_on(
     assert (status, run["status"]) == (130, "started")
     assert f"To remove its labels: python -m my_backend label undo {run['run']}" in said
     assert ("unless a running server does so" in said) is not own_token
-    assert "3 written" in label("resume", run["run"], *options, answer=f"{label_studio.pat}\n")[1]
+    make_writer()._tick()  # as a running server does
+    assert label_studio.labels.choices() == {task: [] if own_token else ["Cat"] for task in (1, 2, 3)}
+    if own_token:
+        assert "3 written" in label("resume", run["run"], *options, answer=f"{label_studio.pat}\n")[1]
 
 
 def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
