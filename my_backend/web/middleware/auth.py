@@ -1,6 +1,7 @@
 """Access control: the password, requests from other sites, and how many requests run at once."""
 
 import hmac
+from base64 import b64decode
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -49,8 +50,8 @@ def guard(
     def check_password() -> Response | None:
         if basic_auth is None or request.path == "/ready":
             return None
-        given = request.authorization
-        user, password = (given.username or "", given.password or "") if given else ("", "")
+        given = _given_password()
+        user, password = given or ("", "")
         right = hmac.compare_digest(user.encode(), basic_auth[0].encode())
         if hmac.compare_digest(password.encode(), basic_auth[1].encode()) and right:
             return None
@@ -87,6 +88,22 @@ def guard(
 
     def anyones_page() -> bool:
         return basic_auth is None and _anyone_may_own(requested_host())
+
+
+def _given_password() -> tuple[str, str] | None:
+    """The user and password of the request, empty if it has others; None if it has none.
+
+    Browsers and curl encode them in UTF-8. Label Studio does so in Latin-1, as Python's requests does by default.
+    """
+    if given := request.authorization:
+        return given.username or "", given.password or ""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    try:
+        decoded = b64decode(encoded.strip(), validate=True).decode("latin-1") if scheme.lower() == "basic" else ""
+    except ValueError:
+        return None
+    user, colon, password = decoded.partition(":")
+    return (user, password) if colon else None
 
 
 def is_forwarded() -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
+from requests.auth import HTTPBasicAuth
 
 from my_backend.web.middleware.auth import OTHERS_AT_ONCE
 from testing.waiting import eventually
@@ -33,6 +35,14 @@ def test_password_is_wanted_everywhere_but_at_ready(guarded: Client) -> None:
     assert guarded.http.get("/unknown").status_code == 401
 
 
+def test_password_may_come_in_the_encoding_of_label_studio(guarded: Client) -> None:
+    """Label Studio sends it with Python's requests, which doesn't encode texts in UTF-8."""
+    sent = requests.Request("GET", "http://backend/", auth=HTTPBasicAuth("user", "pässword")).prepare()
+    assert sent.headers["Authorization"] != basic("user", "pässword")["Authorization"]
+
+    assert guarded.get("/health", headers=dict(sent.headers))["status"] == "UP"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -44,6 +54,7 @@ def test_password_is_wanted_everywhere_but_at_ready(guarded: Client) -> None:
         {"Authorization": "Basic"},
         {"Authorization": "Basic !!!"},
         {"Authorization": "Basic /////w=="},
+        {"Authorization": "Basic dXNlcjr/"},
         {"Authorization": "Bearer pässword"},
         {"Authorization": "Digest username=user"},
         {"Authorization": "Basic dXNlcg=="},
