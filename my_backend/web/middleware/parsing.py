@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from flask import Flask, Response, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from werkzeug.datastructures import FileStorage
 
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
 from my_backend.web.bodies import ImageRequest
@@ -149,17 +150,19 @@ def _named(error: ValidationError) -> BadRequest:
 
 def read_with_image(model: type[ImageBody], max_bytes: int) -> tuple[ImageBody, Image]:
     """The fields of a form with an uploaded image, or of a JSON body with its URL; raises BadRequest."""
-    upload = None
+    uploads: list[FileStorage] = []
     if request.mimetype == "multipart/form-data":
         fields = {name: values if len(values) > 1 else values[0] for name, values in request.form.lists()}
         try:
             body = model.model_validate(fields)
         except ValidationError as error:
             raise _named(error) from None
-        upload = request.files.get("image")
+        uploads = list(filter(None, request.files.getlist("image")))  # browsers send an empty one if none is chosen
     else:
         body = read(model)
-    if bool(upload) is bool(body.url):
+    if len(uploads) > 1:
+        raise BadRequest(f"image: {len(uploads)} were uploaded; send a request for each of them")
+    if bool(uploads) is bool(body.url):
         raise BadRequest("image: upload one as the field `image` of a multipart form, or send its address as `url`")
     # One byte more than allowed shows that it is too large.
-    return body, upload.stream.read(max_bytes + 1) if upload else body.url or ""
+    return body, uploads[0].stream.read(max_bytes + 1) if uploads else body.url or ""

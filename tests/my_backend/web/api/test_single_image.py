@@ -327,6 +327,15 @@ def test_several_labels_where_the_config_asks_for_several(
     assert [said for _, said in learned(script)[-1]] == [labels]
 
 
+@pytest.mark.parametrize("path", ["/api/models/predict", "/api/models/retrain"])
+def test_several_images_at_once_are_refused_rather_than_all_but_one_ignored(client: Client, path: str) -> None:
+    client.train()
+    several = {"image": [(io.BytesIO(PNG), "a.png"), (io.BytesIO(OTHER), "b.png")], "label": "Cat"}
+
+    assert "a request for each" in send(client, path, several, 400)["error"]
+    assert kept(client) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"<html>"])
 def test_what_is_no_image_is_not_kept(client: Client, content: bytes) -> None:
     retrain(client, form(content, label="Cat"), 422)
