@@ -155,6 +155,7 @@ class Settings(EnvSettings, FetchSettings):
             return f"[{value}]"
         if value and not _HOST.fullmatch(value):
             raise ValueError("must be a host name or an address; a URL belongs in REDIS_URL")
+        _check_host_name(value)
         return value
 
     @field_validator("redis_url")
@@ -399,6 +400,17 @@ def _check_address(value: str, schemes: tuple[str, ...], example: str) -> None:
     except ValueError:
         # For example, if a password contains a slash: the text before it is then taken for the host and port.
         raise ValueError("has an invalid port; in a password, write / as %2F, @ as %40 and : as %3A") from None
+    _check_host_name(parts.hostname or "")
+
+
+def _check_host_name(host: str) -> None:
+    """Raises ValueError if no host can have this name: looking it up would raise UnicodeError, unlike other names."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(
+            "has a host name that can't exist: each part between its dots must have 1 to 63 characters"
+        ) from None
 
 
 def _check_redis_options(url: str) -> None:

@@ -338,6 +338,23 @@ def test_user_name_in_label_studio_url_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_HOST", "10.0..5"),
+        ("REDIS_HOST", f"{'x' * 64}.example.com"),
+        ("REDIS_URL", "redis://:word-0123@redis..svc:6379/0"),
+        ("LABEL_STUDIO_URL", "http://label-studio..svc:8080"),
+    ],
+)
+def test_host_name_that_cannot_exist_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit, match=f"{name}: has a host name that can't exist") as ended:
+        read_settings()
+    assert "word-0123" not in str(ended.value)
+
+
+@pytest.mark.parametrize(
     ("url", "why"),
     [
         ("redis://redis/0?socket_timeout=soon", "has an option that can't be used: .*'socket_timeout'"),
