@@ -82,9 +82,14 @@ class Job:
 
 def new_job(project: str, kind: Kind, cause: str) -> Job:
     created = time.time()
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(created))
+    stamp = stamp_of(created)
     request_id = context.ids().get("request_id", "")
     return Job(f"{kind}-{stamp}-{token_hex(3)}", project, kind, cause, created=created, request_id=request_id)
+
+
+def stamp_of(moment: float) -> str:
+    """The UTC second of a time (seconds since 1970) as in a job's id: `20261120T132501`."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(moment))
 
 
 def working_for(job: Job) -> contextlib.AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 from my_backend import files
 from my_backend.counters.on_disk import Tally
 from my_backend.errors import Conflict, NotFound, TakenOver
-from my_backend.jobs.record import EMBED, KINDS, Job, Kind, is_job_id
+from my_backend.jobs.record import EMBED, KINDS, Job, Kind, is_job_id, stamp_of
 from my_backend.projects.deleted import unless_deleted, was_deleted
 from my_backend.projects.registry import PROJECT_FILE
 from my_backend.settings import Settings
@@ -79,10 +80,20 @@ class JobStore:
         return self._read(self._files(project, KINDS))
 
     def newest(self, project: str, count: int, kinds: Container[Kind] = KINDS) -> list[Job]:
-        """The newest jobs, newest first; the only others that it reads are of the same second."""
-        paths = sorted(self._files(project, kinds), key=_second, reverse=True)
-        oldest = _second(paths[count - 1]) if len(paths) >= count else ""
-        return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
+        """The newest jobs, newest first; the only others that it reads are of the same second.
+
+        Jobs from before the clock was set back are older than all others.
+        """
+        latest = stamp_of(time.time() + files.AHEAD_SECONDS)
+
+        def place(path: Path) -> tuple[bool, str]:
+            return _second(path) <= latest, _second(path)
+
+        paths = sorted(self._files(project, kinds), key=place, reverse=True)
+        last = min(map(place, paths[:count]), default=(False, ""))
+        jobs = self._read(path for path in paths if place(path) >= last)
+        jobs.sort(key=lambda job: not files.was_set_back_since(job.created))
+        return jobs[::-1][:count]
 
     def all(self) -> list[Job]:
         return self._read(self._files("*", KINDS))

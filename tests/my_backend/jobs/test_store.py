@@ -66,6 +66,21 @@ def test_job_that_ends_after_the_clock_was_set_back_keeps_its_record(store: JobS
     assert len(store.of_project("7.1")) == KEPT_JOBS
 
 
+def test_job_from_before_the_clock_was_set_back_is_not_the_newest(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, how it ended would be shown, and count, until the clock gets there."""
+    now = time.time()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now + 7200)
+        canceled = [submitted(store, status="canceled") for _ in range(2)]
+    finished = submitted(store, status="finished")
+
+    assert store.newest("7.1", 1) == [finished]
+    assert store.newest("7.1", 3) == store.newest("7.1", 5) == [finished, *store.newest("7.1", 5)[1:]]
+    assert {job.id for job in store.newest("7.1", 5)[1:]} == {job.id for job in canceled}
+
+
 def test_job_that_is_canceled_while_it_ends_leaves_no_file_forever(store: JobStore) -> None:
     ended = submitted(store, created=1.0, status="finished")
     store.request_cancel(ended)
