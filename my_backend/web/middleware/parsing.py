@@ -48,7 +48,8 @@ def receive_bodies(app: Flask, limits: Mapping[str, int], deadlines: Deadlines) 
     def receive() -> None:
         if request.method in ("GET", "HEAD", "OPTIONS") or request.endpoint is None:
             return  # their bodies are not read
-        length, limit = _length(), limits.get(request.endpoint, SMALL_BODY)
+        # For a larger one, there would never be enough memory.
+        length, limit = _length(), min(limits.get(request.endpoint, SMALL_BODY), memory.size // 2)
         if length > limit:
             raise TooLarge(f"body: it has {length:,} bytes, but {request.path[:200]} accepts at most {limit:,}")
         # Memory is reserved as bytes arrive, so a client that only announces a large body reserves none.
@@ -94,7 +95,8 @@ def _size_of_values(raw: bytes) -> int:
     objects, lists, values, keys = (raw.count(mark) for mark in (b"{", b"[", b",", b":"))
     size = objects * BYTES_OF_OBJECT + lists * BYTES_OF_LIST + values * BYTES_OF_VALUE + keys * BYTES_OF_KEY
     if 2 * len(raw) + size > MOST_OF_ONE_BODY:
-        raise TooLarge(f"body: its {objects + lists + values:,} values don't fit in memory; send fewer at once")
+        found = f"{len(raw):,} bytes with {objects + lists + values:,} values"
+        raise TooLarge(f"body: its {found} don't fit in memory; send less at once")
     return size
 
 

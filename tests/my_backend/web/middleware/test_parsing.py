@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from my_backend.web.middleware import auth, parsing
+from testing.fake_label_studio.server import PNG
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.web.requests_of_label_studio import CREATED_AT
@@ -271,7 +272,7 @@ def test_bodies_of_all_requests_share_memory_and_give_it_back(serve: Serve, monk
     with serve() as client:
         client.setup()
         body = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 3000}}]}
-        twice = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 5000}}]}  # its text and its values
+        twice = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 4000}}]}  # its text and its values
         assert post(client, "/predict", json=twice).status_code == 503
         unsent = client.http.post("/predict", json=body)
         assert unsent.status_code == 200
@@ -280,6 +281,21 @@ def test_bodies_of_all_requests_share_memory_and_give_it_back(serve: Serve, monk
         unsent.close()
 
         assert post(client, "/predict", json=body).status_code == 200
+
+
+def test_body_for_which_there_is_never_enough_memory_is_too_large(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large MAX_IMAGE_BYTES is. Sending it again later wouldn't help."""
+    monkeypatch.setattr(parsing, "MOST_OF_ALL_BODIES", 10_000)
+    with serve() as client:
+        client.setup()
+        image = {"image": (io.BytesIO(PNG + bytes(6000)), "a.png")}
+
+        response = client.http.post("/api/models/predict", data=image, content_type="multipart/form-data")
+
+        assert response.status_code == 413
+        assert "accepts at most 5,000" in response.json["error"]
 
 
 def test_answers_that_are_read_slowly_leave_threads_for_probes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
