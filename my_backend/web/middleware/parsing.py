@@ -13,6 +13,7 @@ from flask import Flask, Response, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
 from my_backend.web.bodies import ImageRequest
@@ -55,7 +56,7 @@ def receive_bodies(app: Flask, limits: Mapping[str, int], deadlines: Deadlines) 
         # Memory is reserved as bytes arrive, so a client that only announces a large body reserves none.
         request.environ["wsgi.input"] = TimedInput(request.environ, deadlines, lambda arrived: take(2 * arrived))
         if request.mimetype == "multipart/form-data":
-            _ = request.form  # parses the form and its files, for the endpoint
+            _parse_form()
         else:
             take(_size_of_values(request.get_data()))
 
@@ -88,6 +89,17 @@ def _length() -> int:
     if not re.fullmatch("[0-9]{1,15}", given):
         raise BadRequest(f"Content-Length: {given[:40]!r} is not a number of bytes")
     return int(given)
+
+
+def _parse_form() -> None:
+    """Parses the form and its files, for the endpoint; raises TooLarge."""
+    try:
+        _ = request.form
+    except RequestEntityTooLarge:  # Flask allows files of any size, but only 500,000 bytes of text
+        raise TooLarge(
+            "body: the form has too much text; upload an image as a file (with curl: -F image=@FILE), or send its URL "
+            "as JSON"
+        ) from None
 
 
 def _size_of_values(raw: bytes) -> int:

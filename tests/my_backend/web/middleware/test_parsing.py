@@ -298,6 +298,17 @@ def test_body_for_which_there_is_never_enough_memory_is_too_large(
         assert "accepts at most 5,000" in response.json["error"]
 
 
+def test_image_that_is_sent_as_text_is_told_how_to_be_uploaded(client: Client) -> None:
+    """Such as by `curl -F image=<FILE`, or as a long `data:` URL."""
+    client.http.application.config["MAX_FORM_MEMORY_SIZE"] = 1000  # Flask's own limit is 500,000 bytes
+    sent = {"url": f"data:image/png;base64,{'A' * 2000}"}
+
+    response = client.http.post("/api/models/predict", data=sent, content_type="multipart/form-data")
+
+    assert response.status_code == 413
+    assert "-F image=@FILE" in response.json["error"]
+
+
 def test_answers_that_are_read_slowly_leave_threads_for_probes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "FROM_MEMORY_AT_ONCE", 2)
     monkeypatch.setattr(auth, "OTHERS_AT_ONCE", 2)
