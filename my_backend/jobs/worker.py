@@ -52,11 +52,12 @@ CLAIM_SECONDS = 0.5  # comparing records with Redis holds a claim only for milli
 PR_SET_PDEATHSIG = 1
 
 _shutting_down = threading.Event()
+_settings: Settings | None = None  # of the worker, from which the processes of its jobs are forked
 
 
 def perform(job_id: str) -> None:
     """Runs the job with this id in this process; RQ calls it with the id as the only argument."""
-    settings = read_settings()
+    settings = _settings or read_settings()  # not what someone has written to `.env` since
     projects = Projects.of(settings)
     store = JobStore(settings.model_dir / "projects")
     with ExitStack() as held, context.working_for(job=job_id):
@@ -210,10 +211,13 @@ def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
 
 
 def _work(settings: Settings, kinds: tuple[Kind, ...]) -> None:
+    global _settings
+    _settings = settings
     projects = Projects.of(settings)
     pool = media_pool()
-    # Imported once here, and shared by the processes forked for jobs. Nothing is computed before the fork.
-    ModelFactory(settings, projects, Connections(settings), pool).load()
+    # Imported once here, with its settings, and shared by the processes forked for jobs. Nothing is computed before the
+    # fork.
+    ModelFactory(settings, projects, Connections(settings), pool).load().settings()
     pool.shutdown()
     logging.getLogger("rq.worker").addFilter(_outage)
     while not _work_until_redis_goes(settings, kinds):

@@ -424,6 +424,18 @@ def test_command_that_someone_publishes_in_redis_reaches_no_worker(
     assert queueing.wait_for(ours, "finished").attempts == 1
 
 
+def test_worker_runs_jobs_with_the_settings_that_it_started_with(
+    redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    """People change `.env` first, and restart the worker later."""
+    shared = production(redis)
+    settings = Settings(_env_file=None, model_dir=shared.model_dir, redis_url=redis.url)
+    with InWorkers(settings, label_studio).running(shared) as queueing:
+        (shared.folder / ".env").write_text("PORT=none")
+
+        assert queueing.wait_for(queueing.submit(1), "finished").attempts == 1
+
+
 def test_model_dir_is_in_use_until_the_job_of_a_killed_worker_has_ended(
     redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects
 ) -> None:

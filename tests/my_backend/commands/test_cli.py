@@ -346,6 +346,20 @@ def test_worker_needs_redis(environment: dict[str, str], tmp_path: Path) -> None
     assert len(output.splitlines()) == 1
 
 
+def test_worker_says_at_its_start_which_setting_of_the_model_class_is_invalid(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "picky_model.py").write_text(
+        "from my_backend.errors import BackendError\n\nclass Picky:\n    @classmethod\n    def settings(cls):\n"
+        "        raise BackendError('EPOCHS: Input should be greater than 0')\n"
+    )
+    redis = f"unix://{tmp_path}/none.sock"
+
+    status, output = run(environment, "worker", cwd=tmp_path, MODEL_CLASS="picky_model:Picky", REDIS_URL=redis)
+
+    assert (status, output) == (1, "EPOCHS: Input should be greater than 0\n")
+
+
 def test_without_redis_healthy_says_why_it_finds_no_worker(environment: dict[str, str], tmp_path: Path) -> None:
     status, output = run(environment, "healthy", cwd=tmp_path)
 
