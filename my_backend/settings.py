@@ -414,11 +414,14 @@ def _check_host_name(host: str) -> None:
 
 
 def _check_redis_options(url: str) -> None:
-    """Raises ValueError if redis-py knows no such option or value, as it would at the first connection."""
+    """Raises ValueError if redis-py or RQ can't use an option or its value; they would fail at the first connection."""
     from redis import Redis, RedisError
 
     try:
-        Redis.from_url(url).connection_pool.make_connection()
+        pool = Redis.from_url(url).connection_pool
+        pool.make_connection()
+        if pool.connection_kwargs.get("decode_responses"):
+            raise ValueError("RQ needs bytes, not texts; remove decode_responses")
     except TypeError as error:
         option = said(error).partition("argument '")[2].partition("'")[0]
         raise ValueError(f"has an unknown option {option} after the ?: remove it") from None

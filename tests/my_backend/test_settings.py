@@ -362,6 +362,7 @@ def test_host_name_that_cannot_exist_is_refused(monkeypatch: pytest.MonkeyPatch,
         ("redis://redis/0?protocol=9", "has an option that can't be used: protocol must be"),
         ("rediss://redis/0?ssl_cert_reqs=perhaps", "has an option that can't be used: .*perhaps"),
         ("redis://redis/0?sockettimeout=5", "has an unknown option sockettimeout after the [?]: remove it"),
+        ("redis://redis/0?decode_responses=True", "has an option that can't be used: .* decode_responses"),
     ],
 )
 def test_redis_url_with_an_unusable_option_is_refused(
