@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import time
@@ -217,14 +218,15 @@ def test_stopped_worker_puts_down_a_checkpoint_from_which_another_goes_on(site: 
     assert begun[0].pid != begun[1].pid
 
 
-def test_stopped_server_answers_first_what_it_is_at(site: Site) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_server_answers_first_what_it_is_at(site: Site, number: signal.Signals) -> None:
     site.script.hold("predict")
     with ThreadPoolExecutor(3) as clients:
         asked = [clients.submit(site.predict, 1) for _ in range(3)]
         assert eventually(lambda: len(site.script.events("predict")) == 3)
 
         server = psutil.Process(site.server.process.pid)
-        server.terminate()
+        server.send_signal(number)
         cut_short = eventually(lambda: any(one.done() for one in asked), 2)  # without mercy it takes one second
         site.script.release("predict")
 
@@ -232,6 +234,7 @@ def test_stopped_server_answers_first_what_it_is_at(site: Site) -> None:
         for one in asked:
             assert one.result()["results"][0]["result"][0]["value"] == {"choices": ["Cat"]}
     assert eventually(lambda: server.status() == psutil.STATUS_ZOMBIE), "nobody has waited for it yet"
+    assert "Traceback" not in site.production.logs()
 
 
 def test_deleted_project_ends_its_jobs_and_leaves_nothing(site: Site) -> None:
