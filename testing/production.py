@@ -85,7 +85,7 @@ class Worker(Process):
 
 class _Uwsgi(Process):
     def stop(self) -> None:
-        """Terminates only the master, like Docker and supervisor: a worker that gets the signal too would hang."""
+        """Terminates only the master, like Docker and supervisor: its router would end at once and cut off requests."""
         with suppress(ProcessLookupError, psutil.NoSuchProcess, psutil.TimeoutExpired):
             os.kill(self.pid, signal.SIGTERM)
             psutil.Process(self.pid).wait(UWSGI_STOP_SECONDS)

@@ -98,6 +98,19 @@ def test_server_that_computes_ends_without_a_crash(
     assert "my_backend.commands.shutdown: stopped" in logs, "its threads were ended before"
 
 
+@pytest.mark.parametrize("attempt", range(TIMES))
+def test_server_ends_if_all_of_its_processes_get_the_signal(
+    redis: Redis, production: MakeProduction, script: Script, attempt: int
+) -> None:
+    """Shells, `timeout` and service managers may send it to all of them."""
+    made = production(redis)
+    master = psutil.Process(made.server().process.pid)
+
+    os.killpg(master.pid, signal.SIGTERM)
+
+    assert eventually(lambda: master.status() == psutil.STATUS_ZOMBIE, 10), made.logs()
+
+
 def test_server_starts_with_a_long_temporary_path_and_leaves_nothing(
     redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
 ) -> None:
