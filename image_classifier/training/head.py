@@ -18,9 +18,9 @@ from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 # For n labels, standard deviations get at least min(STD_FLOOR / n, MAX_STD_FLOOR) of their mean added: a feature that
 # hardly varies in a few images may vary in others.
 STD_FLOOR, MAX_STD_FLOOR = 30, 0.3
-# Weight decay for n labels: min(n × FEW_LABELS_DECAY, HEAD_DECAY / n). More labels need less of it; but with very few
-# labels, more of it would make all answers the most common class.
-HEAD_DECAY, FEW_LABELS_DECAY = 10, 0.001
+# Weight decay for n labels: min(n × FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY / n). More labels need less of it; but with very
+# few labels, more of it would make all answers the most common class.
+FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY = 0.001, 0.1, 30
 HEAD_STEPS = 12  # minimum per epoch of the head: 300 in 25 epochs, however few labels there are
 
 
@@ -135,7 +135,7 @@ class _Layers:
         variance = (std if scales is None else std / scales).square()
         self._mean, self._variance = pad(mean, (0, 1)), pad(variance, (0, 1), value=1.0)  # not of the bias
         rows = own.sum(1)
-        decay = torch.tensor([min(FEW_LABELS_DECAY * n, HEAD_DECAY / n) for n in rows.tolist()])
+        decay = torch.tensor([weight_decay(n) for n in rows.tolist()])
         self._decay = pad(decay[:, None, None].expand(mean.shape), (0, 1))
         self._multiple = multiple
         # As if half an image more were there: no class is impossible, and none certain.
@@ -174,6 +174,11 @@ def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [size] that standardize embeddings [n, size]."""
     std = embeddings.std(0, unbiased=False)
     return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
+
+
+def weight_decay(labels: int) -> float:
+    """The weight decay of a head that learns so many labels."""
+    return min(FEW_LABELS_DECAY * labels, MAX_DECAY, HEAD_DECAY / labels)
 
 
 def _counts(wanted: Tensor) -> Tensor:

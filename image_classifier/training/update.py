@@ -20,7 +20,7 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.threads import one_thread
-from image_classifier.training.head import HEAD_DECAY, scale_of
+from image_classifier.training.head import scale_of, weight_decay
 from image_classifier.training.labels import counts_of, label_weights
 
 FEWEST_LABELS = 1000  # with fewer, training all heads on all of them takes less than a second
@@ -163,7 +163,7 @@ def update_head(
     rarity = torch.tensor([counts[str(sample.label)] for sample in (*anchors, *changed)]).rsqrt()
     shares = label_weights([*anchors, *changed]) * torch.cat([images, torch.ones(len(changed))]) * rarity
     shares /= shares.sum()
-    decay = HEAD_DECAY / sum(counts.values())
+    decay = weight_decay(sum(counts.values()))
     weight, bias = (each.clone().requires_grad_() for each in start)
     optimizer = LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
