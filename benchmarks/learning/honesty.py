@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
+from benchmarks.learning.embedded import FORECAST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
 from benchmarks.learning.labeler import BACKENDS_ORDER, label, learn
 from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
@@ -63,10 +63,10 @@ def main() -> None:
             continue  # the main benchmark has these
         if arguments.tasks and data.name not in arguments.tasks.split(","):
             continue
-        for split in range(FIRST_SPLIT, FIRST_SPLIT + arguments.splits):
+        for split in range(FORECAST_SPLIT, FORECAST_SPLIT + arguments.splits):
             for size, honesty in at_random(data, split):
                 shown["at random", f"{size:,}"].append(honesty)
-        for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
+        for split in range(FORECAST_SPLIT, FORECAST_SPLIT + ORDER_SPLITS):
             for size, honesty in in_order(data, split):
                 shown["in the backend's order", f"{size:,}"].append(honesty)
         arguments.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")

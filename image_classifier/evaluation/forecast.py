@@ -14,8 +14,8 @@ Z90 = 1.644854  # standard deviations of a normal distribution that hold 90% of 
 FEWEST_VOTES = 40  # the forecast's coverage wasn't measured with fewer
 # The logit of the accuracy grows about linearly with the logarithm of the number of labels. How these were chosen, and
 # how often the interval then held the truth, is in docs/project/learning.md.
-SLOPE, SLOPE_SPREAD = 0.6, 0.3  # what is known of its growth before anything is measured: mean, standard deviation
-FLATTENING = 0.7  # it grows more slowly beyond the labels than it did before
+SLOPE, SLOPE_SPREAD = 0.8, 0.4  # what is known of its growth before anything is measured: mean, standard deviation
+FLATTENING = 0.8  # it grows more slowly beyond the labels than it did before
 CHANCE = 1.5  # over √labels, the standard deviation of a point: other labels of the same number teach something else
 
 
