@@ -18,8 +18,8 @@ from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 # For n labels, standard deviations get at least min(STD_FLOOR / n, MAX_STD_FLOOR) of their mean added: a feature that
 # hardly varies in a few images may vary in others.
 STD_FLOOR, MAX_STD_FLOOR = 30, 0.3
-# Weight decay for n labels: min(n × FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY / n). More labels need less of it; but with very
-# few labels, more of it would make all answers the most common class.
+# Weight decay for n labels: min(n × FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY / n). More labels need less of it; but with
+# very few labels, more of it would make all answers the most common class.
 FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY = 0.001, 0.1, 30
 HEAD_STEPS = 12  # minimum per epoch of the head: 300 in 25 epochs, however few labels there are
 
