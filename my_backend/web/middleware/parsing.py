@@ -95,10 +95,10 @@ def _parse_form() -> None:
     """Parses the form and its files, for the endpoint; raises TooLarge."""
     try:
         _ = request.form
-    except RequestEntityTooLarge:  # Flask allows files of any size, but only 500,000 bytes of text
+    except RequestEntityTooLarge:  # Flask allows files of any size, but only 500,000 bytes of text and 1,000 fields
         raise TooLarge(
-            "body: the form has too much text; upload an image as a file (with curl: -F image=@FILE), or send its URL "
-            "as JSON"
+            "body: the form has too much text or too many fields; upload an image as a file (with curl: -F "
+            "image=@FILE), or send its URL as JSON"
         ) from None
 
 

@@ -3,6 +3,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -436,15 +437,20 @@ def test_one_image_may_take_only_so_long(open_media: OpenMedia, start: Start, pa
     assert time.monotonic() - begun < 60
 
 
-def test_request_gets_its_images_while_those_of_an_import_hang(open_media: OpenMedia, start: Start) -> None:
-    answers = threading.Event()
+def hanging_if_silent(answers: threading.Event) -> Callable[[Seen], Reply]:
+    """Images below `/silent` wait for the event, others don't."""
 
     def answer(seen: Seen) -> Reply:
         if "silent" in seen.path:
             answers.wait(120)
         return Reply(200, PNG)
 
-    server = start(answer)
+    return answer
+
+
+def test_request_gets_its_images_while_those_of_an_import_hang(open_media: OpenMedia, start: Start) -> None:
+    answers = threading.Event()
+    server = start(hanging_if_silent(answers))
     silent = [MediaRequest(f"{server.url}/silent/{number}") for number in range(4 * PARALLEL)]
     with ThreadPoolExecutor(1) as importing:
         try:
@@ -463,13 +469,7 @@ def test_request_gets_its_images_while_those_of_an_import_hang(open_media: OpenM
 
 def test_request_gets_its_images_while_those_of_another_request_hang(open_media: OpenMedia, start: Start) -> None:
     answers = threading.Event()
-
-    def answer(seen: Seen) -> Reply:
-        if "silent" in seen.path:
-            answers.wait(120)
-        return Reply(200, PNG)
-
-    server = start(answer)
+    server = start(hanging_if_silent(answers))
     silent = [MediaRequest(f"{server.url}/silent/{number}") for number in range(4 * PARALLEL)]
     with ThreadPoolExecutor(1) as predicting:
         try:

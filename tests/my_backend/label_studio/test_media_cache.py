@@ -131,18 +131,24 @@ def test_content_truncated_by_a_loss_of_power_is_replaced_when_it_returns(open_m
     assert content(open_media(None, server.host).fetch(MediaRequest(f"{server.url}/2"))) == PNG
 
 
+def fetch_in_turn(open_media: OpenMedia, start: Start, count: int) -> list[MediaFile]:
+    """So many images of 1,000 bytes, oldest first."""
+    server = start(lambda seen: Reply(200, (PNG + seen.path.encode()).ljust(1000)))
+    media = open_media(None, server.host)
+    files = []
+    for number in range(count):
+        file = media.fetch(MediaRequest(f"{server.url}/{number}"))
+        os.utime(file.path, (number, number))
+        files.append(file)
+    return files
+
+
 def test_oldest_images_go_when_the_cache_is_full(
     open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media_cache, "MAX_CACHE_BYTES", 5 * 1000)
-    server = start(lambda seen: Reply(200, (PNG + seen.path.encode()).ljust(1000)))
-    media = open_media(None, server.host)
 
-    files = []
-    for number in range(8):
-        file = media.fetch(MediaRequest(f"{server.url}/{number}"))
-        os.utime(file.path, (number, number))
-        files.append(file)
+    files = fetch_in_turn(open_media, start, 8)
 
     left = [file.path.exists() for file in files]
     assert left == [False] * 3 + [True] * 5
@@ -192,16 +198,10 @@ def test_on_a_full_disk_new_images_take_the_place_of_the_oldest(
 
     monkeypatch.setattr(media_cache, "NamedTemporaryFile", on_a_small_disk)
     monkeypatch.setattr(media_cache, "MAX_CACHE_BYTES", 1_000_000)
-    server = start(lambda seen: Reply(200, (PNG + seen.path.encode()).ljust(1000)))
-    media = open_media(None, server.host)
-    names = []
 
-    for age in range(5):
-        file = media.fetch(MediaRequest(f"{server.url}/{age}"))
-        os.utime(file.path, (age, age))
-        names.append(file.digest)
+    files = fetch_in_turn(open_media, start, 5)
 
-    assert sorted(path.name for path in contents.iterdir()) == sorted(names[-3:])
+    assert sorted(path.name for path in contents.iterdir()) == sorted(file.digest for file in files[-3:])
 
 
 def test_images_can_be_held_on_a_full_disk(open_media: OpenMedia, tmp_path: Path) -> None:
