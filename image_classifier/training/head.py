@@ -18,9 +18,10 @@ from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 # For n labels, standard deviations get at least min(STD_FLOOR / n, MAX_STD_FLOOR) of their mean added: a feature that
 # hardly varies in a few images may vary in others.
 STD_FLOOR, MAX_STD_FLOOR = 30, 0.3
-# Weight decay for n labels: min(n × FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY / n). More labels need less of it; but with
-# very few labels, more of it would make all answers the most common class.
-FEW_LABELS_DECAY, MAX_DECAY, HEAD_DECAY = 0.001, 0.1, 30
+# Weight decay for n labels: the larger of n × FEW_LABELS_DECAY and imbalance × IMBALANCE_DECAY, up to MAX_DECAY and
+# HEAD_DECAY / n. More labels need less of it. With very few labels, more of it would make all answers the most common
+# class. That is wrong unless the classes are uneven: then a few images of the rare ones tell little about them.
+FEW_LABELS_DECAY, IMBALANCE_DECAY, MAX_DECAY, HEAD_DECAY = 0.001, 0.25, 0.1, 30
 HEAD_STEPS = 12  # minimum per epoch of the head: 300 in 25 epochs, however few labels there are
 
 
@@ -134,12 +135,13 @@ class _Layers:
         mean, std = (torch.stack(each)[:, None] for each in zip(*each_scale, strict=True))
         variance = (std if scales is None else std / scales).square()
         self._mean, self._variance = pad(mean, (0, 1)), pad(variance, (0, 1), value=1.0)  # not of the bias
-        rows = own.sum(1)
-        decay = torch.tensor([weight_decay(n) for n in rows.tolist()])
+        rows, images = own.sum(1), own.float() @ wanted  # [heads], [heads, classes]
+        imbalances = [0.0 if multiple else imbalance(each) for each in images]
+        decay = torch.tensor([weight_decay(n, each) for n, each in zip(rows.tolist(), imbalances, strict=True)])
         self._decay = pad(decay[:, None, None].expand(mean.shape), (0, 1))
         self._multiple = multiple
         # As if half an image more were there: no class is impossible, and none certain.
-        frequencies = (own.float() @ wanted + 0.5) / (rows[:, None] + 1)
+        frequencies = (images + 0.5) / (rows[:, None] + 1)
         bias = frequencies.logit() if multiple else frequencies.log()
         self.weight = pad(bias[..., None], (inputs.shape[1], 0))
 
@@ -176,9 +178,23 @@ def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
 
 
-def weight_decay(labels: int) -> float:
-    """The weight decay of a head that learns so many labels."""
-    return min(FEW_LABELS_DECAY * labels, MAX_DECAY, HEAD_DECAY / labels)
+def imbalance(images: Tensor) -> float:
+    """How uneven classes with so many images [classes] are: 0 if they are as even as chance allows, at most 1.
+
+    It is the share by which the effective number of classes, the inverse of Simpson's index, is below the number of
+    classes that have an image. The index is the share of all pairs of images that are of the same class.
+    """
+    images = images[images > 0]
+    pairs = float((images * (images - 1)).sum())
+    if pairs == 0:
+        return 0.0
+    total = float(images.sum())
+    return max(0.0, 1 - total * (total - 1) / pairs / len(images))
+
+
+def weight_decay(labels: int, imbalance: float = 0.0) -> float:
+    """The weight decay of a head that learns so many labels. From 300 on, the imbalance doesn't matter."""
+    return min(max(FEW_LABELS_DECAY * labels, IMBALANCE_DECAY * imbalance), MAX_DECAY, HEAD_DECAY / labels)
 
 
 def _counts(wanted: Tensor) -> Tensor:

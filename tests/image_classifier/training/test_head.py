@@ -9,7 +9,7 @@ from torch import Tensor
 
 from image_classifier.nets.classifier import Head
 from image_classifier.training import head as training
-from image_classifier.training.head import train_head, train_heads
+from image_classifier.training.head import imbalance, train_head, train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 
 FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
@@ -115,6 +115,39 @@ def test_the_head_knows_how_rare_a_class_is() -> None:
     assert (head(unseen).argmax(1) == 0).float().mean() > 0.95
     unseen[:, :8] += 3
     assert (head(unseen).argmax(1) == 1).float().mean() > 0.5
+
+
+def test_common_class_is_not_mistaken_for_rare_ones_of_which_there_are_few_images() -> None:
+    """Among twelve images, two of each rare class can't show what these classes look like."""
+    generator = torch.Generator().manual_seed(0)
+    wrong = 0
+    for _ in range(10):
+        centres = torch.randn(3, 32, generator=generator)
+        few, unseen = torch.tensor([0] * 8 + [1] * 2 + [2] * 2), torch.zeros(100, dtype=torch.long)
+        images, others = (centres[each] + 4 * torch.randn(len(each), 32, generator=generator) for each in (few, unseen))
+        wrong += int((train_head(images, few, 3, Hyperparameters(), ignore)(others).argmax(1) != 0).sum())
+    assert wrong / 1000 < 0.25
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ([10, 10, 10], 0.0),
+        ([10, 0, 10], 0.0),  # no label tells that the second class is rare
+        ([1, 1, 1], 0.0),
+        ([7], 0.0),
+        ([12, 8], 0.0),  # as likely as not if both are equally common
+        ([80, 10, 10], 0.5),
+        ([97, 1, 1, 1], 0.73),
+    ],
+)
+def test_imbalance_is_the_share_of_classes_that_hardly_count(images: list[int], expected: float) -> None:
+    assert imbalance(torch.tensor(images)) == pytest.approx(expected, abs=0.02)
+
+
+def test_imbalance_of_equally_common_classes_is_small_although_chance_makes_their_images_uneven() -> None:
+    drawn = torch.randint(5, (200, 30), generator=torch.Generator().manual_seed(0))
+    assert sum(imbalance(each.bincount(minlength=5)) for each in drawn) / 200 < 0.05
 
 
 def test_repeated_image_counts_more_but_its_class_is_not_more_common() -> None:
