@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,10 +27,13 @@ MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # whose digests the cache keeps on disk
 MAX_KNOWN = 100_000  # of them in memory
 SETTLED_SECONDS = 60.0  # after which a new folder has been locked by the process that made it
+ROOM_TRIES = 3  # on a full disk: others, too, write where images were removed
 
 Known = dict[str, tuple[str, float]]  # URL's key → digest, fetched at
+Stats = list[tuple[Path, os.stat_result]]
 
 _NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], files.Moment])  # digest, fetched at
+_making_room = threading.Lock()  # on a full disk
 
 
 @dataclass(frozen=True)
@@ -118,19 +122,35 @@ class MediaCache:
     def store(self, key: str, body: bytes) -> MediaFile:
         """Stores an image that was just fetched from the URL with this key; on a full disk, in place of the oldest."""
         file, fetched = self._file(sha256(body).hexdigest()), time.time()
-        try:
-            self._write(key, body, file, fetched)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            _remove_first(self._oldest_first(), max(len(body), MAX_CACHE_BYTES // 1000))
-            self._write(key, body, file, fetched)
+        if not self._has_written(key, body, file, fetched):
+            self._write_in_place_of_others(key, body, file, fetched)
         self._know(key, file.digest, fetched)
         self._trim(len(body))
         return file
 
     def _file(self, digest: str) -> MediaFile:
         return MediaFile(self._contents / digest, digest)
+
+    def _write_in_place_of_others(self, key: str, body: bytes, file: MediaFile, fetched: float) -> None:
+        """Writes the image in place of the oldest ones; raises OSError if the disk is still full without them."""
+        # One at a time: otherwise, all threads would remove the same images, which make room for only one of them.
+        with _making_room:
+            for _ in range(ROOM_TRIES):
+                if self._has_written(key, body, file, fetched):  # another thread may just have made enough room
+                    return
+                if not self._make_room(len(body)):
+                    break
+            self._write(key, body, file, fetched)
+
+    def _has_written(self, key: str, body: bytes, file: MediaFile, fetched: float) -> bool:
+        """Writes the image, or returns False if the disk is full."""
+        try:
+            self._write(key, body, file, fetched)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        return True
 
     def _write(self, key: str, body: bytes, file: MediaFile, fetched: float) -> None:
         self._make_folders()  # someone may have removed the cache since
@@ -160,18 +180,31 @@ class MediaCache:
         notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
         for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
             path.unlink(missing_ok=True)
-        contents = self._oldest_first()
-        _remove_first(contents, sum(size for _, size in contents) - MAX_CACHE_BYTES)
+        contents = _stats(self._contents)
+        _remove_oldest(contents, _size(contents) - MAX_CACHE_BYTES)
 
-    def _oldest_first(self) -> list[tuple[Path, int]]:
-        """The images with their sizes in bytes."""
-        stats = sorted((stat.st_mtime, path, stat.st_size) for path, stat in _stats(self._contents))
-        return [(path, size) for _, path, size in stats]
+    def _make_room(self, size: int) -> bool:
+        """Removes the oldest images of so many bytes, and some more: listing all of them for each new image is slow.
+
+        Returns False if there is none to remove.
+        """
+        contents = [
+            (path, stat)
+            for path, stat in _stats(self._contents)
+            # Removing a file that is held frees no space, and another thread or process is writing the others.
+            if stat.st_nlink < 2 and not path.name.startswith(files.PART)
+        ]
+        _remove_oldest(contents, max(size, min(MAX_CACHE_BYTES // 1000, _size(contents) // 10)))
+        return bool(contents)
 
 
-def _remove_first(contents: Sequence[tuple[Path, int]], surplus: int) -> None:
+def _size(contents: Stats) -> int:
+    return sum(stat.st_size for _, stat in contents)
+
+
+def _remove_oldest(contents: Stats, surplus: int) -> None:
     """Removes as many of these files as have so many bytes."""
-    for path, size in contents:
+    for _, path, size in sorted((stat.st_mtime, path, stat.st_size) for path, stat in contents):
         if surplus <= 0:
             return
         path.unlink(missing_ok=True)
@@ -204,7 +237,7 @@ def _second_name(path: Path, folder: Path) -> Path | None:
     return name
 
 
-def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
+def _stats(folder: Path) -> Stats:
     found = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another process trims too

@@ -6,12 +6,16 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from my_backend.files import PART
 from my_backend.label_studio import media_cache
 from my_backend.label_studio.media import MediaPool, MediaRequest
 from my_backend.label_studio.media_cache import MediaFile
@@ -184,24 +188,69 @@ def test_held_images_stay_when_the_cache_loses_them_until_they_are_let_go(
     assert list((tmp_path / "media" / "held").iterdir()) == []
 
 
+SmallDisk = Callable[..., None]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
+    def make_small(images: int, number: int = ENOSPC, when_full: Callable[[], object] = lambda: None) -> None:
+        """From now on, only so many images fit on the disk."""
+        new_file, allocating, media = media_cache.NamedTemporaryFile, threading.Lock(), tmp_path / "media"
+
+        def new_file_if_it_fits(**how: Any) -> Any:
+            with allocating:
+                found = [*media.glob("contents/*"), *media.glob("held/*/[!.]*")]
+                if len({path.stat().st_ino for path in found}) < images:
+                    return new_file(**how)
+            when_full()
+            raise disk_error(number)
+
+        monkeypatch.setattr(media_cache, "NamedTemporaryFile", new_file_if_it_fits)
+        monkeypatch.setattr(media_cache, "MAX_CACHE_BYTES", 1_000_000)
+
+    return make_small
+
+
 @pytest.mark.parametrize("number", [ENOSPC, EDQUOT])
 def test_on_a_full_disk_new_images_take_the_place_of_the_oldest(
-    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    open_media: OpenMedia, start: Start, tmp_path: Path, small_disk: SmallDisk, number: int
 ) -> None:
     """Otherwise, new images would get no predictions until someone frees space."""
-    contents, temporary_file = tmp_path / "media" / "contents", media_cache.NamedTemporaryFile
-
-    def on_a_small_disk(**how: Any) -> Any:
-        if sum(path.stat().st_size for path in contents.iterdir()) >= 3000:
-            raise disk_error(number)
-        return temporary_file(**how)
-
-    monkeypatch.setattr(media_cache, "NamedTemporaryFile", on_a_small_disk)
-    monkeypatch.setattr(media_cache, "MAX_CACHE_BYTES", 1_000_000)
+    small_disk(3, number)
 
     files = fetch_in_turn(open_media, start, 5)
 
-    assert sorted(path.name for path in contents.iterdir()) == sorted(file.digest for file in files[-3:])
+    names = [path.name for path in (tmp_path / "media" / "contents").iterdir()]
+    assert sorted(names) == sorted(file.digest for file in files[-3:])
+
+
+def test_on_a_full_disk_images_that_come_at_the_same_time_do_not_take_the_place_of_each_other(
+    open_media: OpenMedia, start: Start, small_disk: SmallDisk
+) -> None:
+    fetch_in_turn(open_media, start, 10)
+    waits = iter([threading.Barrier(8, timeout=30).wait] * 8)  # until the disk is full for each of them
+    small_disk(10, when_full=lambda: next(waits, int)())
+
+    with ThreadPoolExecutor(8) as threads:
+        files = list(threads.map(open_media().take_in, [(PNG + b"%d" % number).ljust(1000) for number in range(8)]))
+
+    assert all(file.path.exists() for file in files)
+
+
+def test_on_a_full_disk_no_image_goes_that_is_held_or_being_written(
+    open_media: OpenMedia, start: Start, tmp_path: Path, small_disk: SmallDisk
+) -> None:
+    held, old, new = fetch_in_turn(open_media, start, 3)
+    part = tmp_path / "media" / "contents" / f"{PART}x"
+    part.write_bytes(b"x" * 1000)
+    os.utime(part, (0, 0))
+    small_disk(4)
+    media = open_media()
+
+    with media.holding([held.path]):
+        media.take_in((PNG + b"2").ljust(1000))
+
+    assert [path.exists() for path in (held.path, part, old.path, new.path)] == [True, True, False, True]
 
 
 def test_images_can_be_held_on_a_full_disk(open_media: OpenMedia, tmp_path: Path) -> None:
