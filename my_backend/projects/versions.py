@@ -288,7 +288,9 @@ class Versions:
     def workdir(self) -> Iterator[Path]:
         """A folder for files to `publish`, removed at the end; if the process is killed, by a publisher a day later."""
         with self._staging() as folder:
-            yield folder
+            inner = folder / "work"  # a model class may set its time, which must not make the outer one look abandoned
+            inner.mkdir()
+            yield inner
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager

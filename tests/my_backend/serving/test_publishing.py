@@ -72,11 +72,29 @@ def test_copy_of_a_publisher_that_was_killed_is_removed_by_a_later_one(
     monkeypatch.setattr(FakeModel, "adopt", note_workdir)
     assert publish(model)[0] == 0
     shutil.copytree(model, workdirs[0] / "model")  # as a killed process leaves it
-    os.utime(workdirs[0], (0, 0))
+    os.utime(workdirs[0].parent, (0, 0))
 
     assert publish(model)[0] == 0
 
     assert [workdir for workdir in workdirs if workdir.exists()] == []
+
+
+def test_folder_of_the_copy_may_get_the_time_of_an_old_model(
+    client: Client, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`shutil.copytree` gives it to a folder whose files it copies."""
+    adopt = FakeModel.adopt
+
+    def adopt_as_if_old(folder: Path, workdir: Path) -> Json:
+        train_output = adopt(folder, workdir)
+        os.utime(workdir, (0, 0))
+        return train_output
+
+    monkeypatch.setattr(FakeModel, "adopt", adopt_as_if_old)
+
+    assert publish(model)[0] == 0
+
+    assert eventually(lambda: choice(client) == "Dog")
 
 
 def test_first_version_may_be_published(client: Client, model: Path) -> None:
