@@ -32,6 +32,9 @@ _MAGIC = b"EMBSHRD1"
 _HEADER = struct.Struct("<8sIII")  # the magic number, rows, numbers in each, and the checksum of these and the keys
 _KEY = np.dtype("<u8")  # the first 8 bytes of a digest
 
+# The inode and time (ns) of a file tell it from a later one with the same name; that one may get the same inode.
+_Made = tuple[int, int]
+
 
 @lru_cache(maxsize=8)
 def _row_type(size: int) -> np.dtype[np.void]:
@@ -45,7 +48,7 @@ def _row_type(size: int) -> np.dtype[np.void]:
 @dataclass(frozen=True)
 class _Shard:
     path: Path
-    inode: int  # tells it from a later file with the same name
+    made: _Made
     size: int  # numbers in each embedding
     rows_at: int  # bytes before the first row
     keys: NDArray[np.uint64]
@@ -57,7 +60,7 @@ class _Folder:
 
     looked: float = float("-inf")  # (monotonic)
     looking: threading.Lock = field(default_factory=threading.Lock)
-    shards: dict[tuple[str, int], _Shard] = field(default_factory=dict)  # by name and inode
+    shards: dict[tuple[str, _Made], _Shard] = field(default_factory=dict)  # by name
     index: "_Index" = field(default_factory=lambda: _Index(()))
 
 
@@ -169,14 +172,16 @@ def _header(rows: int, size: int, keys: bytes) -> bytes:
 
 def _look(path: Path, folder: _Folder) -> None:
     """Reads the index of new files, and forgets those that are gone."""
-    try:
-        found = {(entry.name, entry.inode()) for entry in os.scandir(path) if not entry.name.startswith(".")}
-    except OSError:  # there are no shards of this network, or the file server is away
-        found = set()
+    found = set[tuple[str, _Made]]()
+    with contextlib.suppress(OSError):  # there are no shards of this network, or the file server is away
+        for entry in os.scandir(path):
+            if not entry.name.startswith("."):
+                with contextlib.suppress(OSError):  # another process has just removed it
+                    found.add((entry.name, _made(entry.stat())))
     shards = {key: shard for key, shard in folder.shards.items() if key in found}
-    for name, inode in sorted(found - shards.keys()):
+    for name, made in sorted(found - shards.keys()):
         try:
-            shards[name, inode] = _open(path / name)
+            shards[name, made] = _open(path / name)
         except ValueError as error:
             _remove(path / name, error)
         except OSError as error:
@@ -184,6 +189,10 @@ def _look(path: Path, folder: _Folder) -> None:
     if shards.keys() != folder.shards.keys():
         folder.shards, folder.index = shards, _Index(tuple(shards.values()))
     folder.looked = time.monotonic()
+
+
+def _made(status: os.stat_result) -> _Made:
+    return status.st_ino, status.st_mtime_ns
 
 
 def _open(path: Path) -> _Shard:
@@ -200,7 +209,7 @@ def _open(path: Path) -> _Shard:
         keys = file.read(rows * _KEY.itemsize)
     if _header(rows, size, keys) != header:
         raise ValueError("the checksum of its index is wrong")
-    return _Shard(path, status.st_ino, size, rows_at, np.frombuffer(keys, _KEY))
+    return _Shard(path, _made(status), size, rows_at, np.frombuffer(keys, _KEY))
 
 
 def _read_all(index: _Index, digests: Sequence[str]) -> dict[str, Embedding]:
@@ -221,7 +230,7 @@ def _read_rows(shard: _Shard, wanted: Sequence[tuple[int, str]]) -> dict[str, Em
     row_type = _row_type(shard.size)
     found: dict[str, Embedding] = {}
     with shard.path.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_ino != shard.inode:  # another process has replaced it since the look
+        if _made(os.fstat(file.fileno())) != shard.made:  # another process has replaced it since the look
             return {}
         for row, digest in wanted:
             file.seek(shard.rows_at + row * row_type.itemsize)

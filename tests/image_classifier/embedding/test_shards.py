@@ -1,6 +1,7 @@
 """Shards: each image gets its own embedding, whatever happens to the files, and no more digits are lost than said."""
 
 import logging
+import os
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_a_file_that_is_replaced_under_its_name_is_read_again(folder: Path, shar
     assert len(shards.get(NETWORK, [*made(range(3))])) == 3
     replaced(path, embeddings := made(range(3, 8)))
     assert are_close(shards.get(NETWORK, [*made(range(8))]), embeddings)
+
+
+def test_a_file_that_gets_the_inode_of_the_one_before_is_read_again(folder: Path, shards: Shards) -> None:
+    """As after two replacements between two looks."""
+    path = write(folder, "a", made(range(3)))
+    assert len(shards.get(NETWORK, [*made(range(3))])) == 3
+    write_shard(path, embeddings := made(range(3, 6)))
+    os.utime(path, (0, 0))
+    assert are_close(shards.get(NETWORK, [*made(range(6))]), embeddings)
 
 
 def test_a_file_that_is_replaced_between_two_looks_is_not_taken_for_a_damaged_one(
