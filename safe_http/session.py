@@ -1,6 +1,7 @@
 """HTTP requests to URLs from task data: allowed addresses only, within limits, with the token for its server only."""
 
 import ipaddress
+import logging
 import posixpath
 import re
 import socket
@@ -31,7 +32,7 @@ from safe_http.deadline import TimedResponse, until
 from safe_http.https_proxy import HttpsProxy
 from safe_http.redaction import said
 
-POOL_SIZE = 32
+POOL_SIZE = 32  # connections to a host that stay open for the next requests
 
 # Where clouds give credentials and settings to anyone who asks from inside: never connect, whatever IMAGE_HOSTS says.
 _METADATA = tuple(
@@ -63,6 +64,9 @@ USER_AGENT = (
     f"image-classifier-backend/{version('image-classifier-backend')} "
     "(machine-learning backend for Label Studio; https://labelstud.io)"
 )
+
+# More connections than POOL_SIZE at the same time are fine; urllib3 warns about each one that it doesn't keep open.
+logging.getLogger("urllib3.connectionpool").addFilter(lambda record: "pool is full" not in str(record.msg))
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Headers = Callable[[], Mapping[str, str]]

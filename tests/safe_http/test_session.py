@@ -5,6 +5,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import requests
 
 from safe_http.session import (
+    POOL_SIZE,
     Base,
     ForbiddenAddress,
     Limits,
@@ -321,6 +323,24 @@ def test_second_address_is_tried_where_the_first_does_not_answer(
     answers_of_dns(monkeypatch, ["127.0.0.9", "127.0.0.1"])
 
     assert read(open_session("images").request("GET", f"http://images:{server.port}/")) == b"fine"
+
+
+def test_many_requests_at_the_same_time_cause_no_warnings(
+    start: Start, open_session: OpenSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = POOL_SIZE + 1
+    all_at_once = threading.Barrier(count, timeout=60)
+
+    def answer(seen: Seen) -> Reply:
+        all_at_once.wait()
+        return ok(seen)
+
+    server, session = start(answer), open_session("127.0.0.1")
+    with ThreadPoolExecutor(count) as threads:
+        bodies = threads.map(lambda number: read(session.request("GET", f"{server.url}/{number}")), range(count))
+
+    assert list(bodies) == [b"fine"] * count
+    assert caplog.messages == []
 
 
 @contextmanager
