@@ -9,7 +9,7 @@ from torch import Tensor
 
 from image_classifier.nets.classifier import Head
 from image_classifier.training import head as training
-from image_classifier.training.head import imbalance, train_head, train_heads
+from image_classifier.training.head import imbalance, train_head, train_heads, weight_decay
 from image_classifier.training.hyperparameters import Hyperparameters
 
 FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
@@ -78,6 +78,11 @@ def test_the_head_learns_as_autograd_would_have_it(multiple: bool) -> None:
         scheduler.step()
     torch.testing.assert_close(head(embeddings), layer(inputs).detach(), rtol=1e-3, atol=1e-3)
     assert losses[-1] == pytest.approx(float(training.loss_of(layer(inputs).detach(), targets)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("labels", "decay"), [(10, 0.01), (100, 0.1), (200, 0.1), (300, 0.1), (600, 0.05)])
+def test_weights_decay_less_with_very_few_and_with_many_labels(labels: int, decay: float) -> None:
+    assert weight_decay(labels) == pytest.approx(decay)
 
 
 def test_the_head_that_sees_nothing_answers_the_frequencies() -> None:
