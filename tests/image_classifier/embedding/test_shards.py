@@ -114,6 +114,7 @@ def test_networks_that_are_no_longer_used_take_no_memory(
     for number in range(100):  # as each version with all layers trained has another one
         assert shards.get(f"{number:032x}", [digest(0)]) == {}
     assert len(shards.get(NETWORK, [*embeddings])) == 2
+    assert len(shards._folders) == 101, "those that were used a moment ago"
     monkeypatch.setattr(shards_module, "UNUSED_SECONDS", 0.0)
 
     assert len(shards.get(NETWORK, [*embeddings])) == 2
