@@ -68,7 +68,7 @@ class MediaPool:
     """The threads that fetch images and the known URLs, for all projects of a process, until `shutdown`.
 
     Imports and training runs, which have no deadline, use a separate pool, and each call uses only some of the threads,
-    so that an unresponsive storage can't keep the requests of other projects waiting for a thread.
+    so that a few calls for an unresponsive storage can't keep the requests of other projects waiting for a thread.
     """
 
     awaited: ThreadPoolExecutor
