@@ -131,11 +131,21 @@ def _pages(
         size = min(2 * size, PAGE_TASKS)
 
 
-def newest_unlabeled(label_studio: LabelStudio, project_id: int, most: int) -> list[Json]:
-    """The tasks without an annotation, skipped ones left out, that were created last; raises LabelStudioError."""
+def newest_unlabeled(label_studio: LabelStudio, project_id: int, most: int, fewest: int) -> list[Json]:
+    """The tasks without an annotation, skipped ones left out, that were created last.
+
+    If they contain images, there may be fewer than `most`, but at least `fewest` are requested. Raises
+    LabelStudioError.
+    """
     filters: Json = {"conjunction": "and", "items": _UNLABELED}
-    page = _page(label_studio, project_id, filters, most, IMAGES, ANSWER_BYTES, ordering="-tasks:id")
-    return checked_page(page)[0]
+    while True:
+        try:
+            page = _page(label_studio, project_id, filters, most, IMAGES, ANSWER_BYTES, ordering="-tasks:id")
+            return checked_page(page)[0]
+        except AnswerTooLarge:
+            if most <= fewest:
+                raise
+            most = max(most // 2, fewest)
 
 
 def some_tasks(

@@ -132,7 +132,7 @@ class DriftWatch(Background):
         if live.model is None or live.is_first_guess or (images := live.model.open_pool()) is None:
             return None
         label_studio = self._connections.needed(self._projects.credentials(project.uid))
-        newest = newest_unlabeled(label_studio, project.id, NEWEST)
+        newest = newest_unlabeled(label_studio, project.id, NEWEST, FEWEST)
         if len(newest) < FEWEST:
             return None
         labeled = some_tasks(label_studio, project.id, LABELED, labeled=True)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -189,10 +190,23 @@ def test_fewer_of_the_oldest_and_newest_tasks_are_read_if_their_urls_contain_ima
 
 def test_newest_tasks_without_a_label_come_first() -> None:
     with FakeServer(mixed(30)) as server:
-        found = newest_unlabeled(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 4)
+        found = newest_unlabeled(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 4, 2)
 
     assert [one["id"] for one in found] == [29, 26, 23, 20]
     assert found[0]["data"] == {"image": "/29.png"}
+
+
+@pytest.mark.parametrize(("fewest", "expected"), [(1, [29, 26]), (2, [29, 26]), (3, None)])
+def test_fewer_of_the_newest_tasks_are_read_if_they_contain_images(
+    monkeypatch: pytest.MonkeyPatch, fewest: int, expected: list[int] | None
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_BYTES", 2500)
+    tasks = mixed(30)
+    for one in tasks.tasks:
+        one["data"] = {"image": f"data:image/png;base64,{'A' * 1000}"}
+    with FakeServer(tasks) as server, nullcontext() if expected else pytest.raises(AnswerTooLarge):
+        found = newest_unlabeled(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 8, fewest)
+        assert [one["id"] for one in found] == expected
 
 
 @pytest.mark.parametrize(("labeled", "before", "kind"), [(True, None, 0), (False, None, 2), (False, 500, 2)])
