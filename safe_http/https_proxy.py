@@ -5,6 +5,7 @@ import time
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
+from safe_http.connecting import connect_directly, sharing
 from safe_http.redaction import basic_authorization, said
 
 LONGEST_HEAD = 16_384  # bytes of a proxy's answer
@@ -41,7 +42,7 @@ class HttpsProxy:
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_authorization(proxy.username, proxy.password)}\r\n"
         place = f"the proxy {host}:{proxy_port} (HTTPS_PROXY)"
         try:
-            connection = socket.create_connection((host, proxy_port), timeout=seconds)
+            connection = _connected(host, proxy_port, seconds)
             try:
                 connection.sendall(head.encode())
                 _read_answer(connection, deadline)
@@ -73,6 +74,18 @@ class HttpsProxy:
         if parts.scheme != "http":
             raise ProxyError(f"HTTPS_PROXY must be http://host:port; {parts.scheme}:// isn't supported")
         return parts
+
+
+def _connected(host: str, port: int, seconds: float) -> socket.socket:
+    """A connection to the first address of the host that answers; raises OSError."""
+    error = OSError("it has no address")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for (family, kind, protocol, _, address), share in sharing(found, seconds):
+        try:
+            return connect_directly(socket.socket(family, kind, protocol), address, share)
+        except OSError as refused:
+            error = refused
+    raise error
 
 
 def _read_answer(connection: socket.socket, deadline: float) -> None:

@@ -28,6 +28,7 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from safe_http.connecting import connect_directly, sharing
 from safe_http.deadline import TimedResponse, until
 from safe_http.https_proxy import HttpsProxy
 from safe_http.redaction import said
@@ -420,18 +421,14 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsPr
     except (OSError, UnicodeError) as unknown:
         needed = ". This machine must be able to resolve the host, even with HTTPS_PROXY" if proxy else ""
         raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}{needed}") from unknown
-    until = time.monotonic() + _seconds(connection)
-    for number, (family, kind, protocol, _, address) in enumerate(found, start=1):
+    for (family, kind, protocol, _, address), seconds in sharing(found, _seconds(connection)):
         ip = str(address[0])
         check_address(host, connection.port, ip, allowed)
-        seconds = max(0.01, until - time.monotonic())
         try:
             if proxy and is_public(ip):
                 connected = proxy.connect(ip, int(address[1]), seconds)
             else:
-                if number < len(found):  # an address that doesn't answer must leave time for the next ones
-                    seconds /= 2
-                connected = _connect_directly(socket.socket(family, kind, protocol), address, seconds)
+                connected = connect_directly(socket.socket(family, kind, protocol), address, seconds)
         except OSError as refused:
             error = refused
         else:
@@ -440,17 +437,6 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsPr
     if isinstance(error, TimeoutError):
         raise ConnectTimeoutError(connection, f"can't connect to {host}: {error}")
     raise NewConnectionError(connection, f"can't connect to {host}: {error}")
-
-
-def _connect_directly(candidate: socket.socket, address: Any, seconds: float) -> socket.socket:
-    try:
-        candidate.settimeout(seconds)
-        candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        candidate.connect(address)
-    except OSError:
-        candidate.close()
-        raise
-    return candidate
 
 
 def _seconds(connection: HTTPConnection) -> float:

@@ -1,6 +1,7 @@
 """HTTPS connections to public hosts go through HTTPS_PROXY, and every address is still checked here."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,16 +16,16 @@ from my_backend.label_studio.connections import Connections
 from my_backend.settings import Settings, misspelled_names, settings_in_force
 from safe_http.https_proxy import HttpsProxy
 from safe_http.redaction import redact
-from safe_http.session import ForbiddenAddress, SafeSession, explain
+from safe_http.session import ForbiddenAddress, Limits, SafeSession, explain
 from testing.http_server import FakeServer, Reply
 from tests.my_backend.fake_proxy import FakeProxy
+from tests.safe_http.silent_port import silent_port
 
 CERTIFICATE = Path(__file__).parents[1] / "data" / "images.example.com.pem"
 URL = "https://images.example.com/cat.jpg"
 PUBLIC, PRIVATE = "93.184.215.14", "127.0.0.1"
 
-Lookup = Callable[[str], None]
-lookup = socket.getaddrinfo
+Lookup = Callable[..., None]
 
 
 @pytest.fixture
@@ -41,15 +42,17 @@ def proxy(image_server: FakeServer) -> Iterator[FakeProxy]:
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Lookup:
-    """Makes images.example.com resolve to this address, or to none if it is empty."""
+    """Makes images.example.com, or another host, resolve to these addresses, or to none."""
 
-    def resolve(found: str) -> None:
+    def resolve(*found: str, named: str = "images.example.com") -> None:
+        resolved = socket.getaddrinfo
+
         def getaddrinfo(host: str, port: int, *arguments: Any, **more: Any) -> list[Any]:
-            if host != "images.example.com":
-                return lookup(host, port, *arguments, **more)
+            if host != named:
+                return resolved(host, port, *arguments, **more)
             if not found:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in found]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -118,7 +121,7 @@ def test_private_address_is_refused_and_the_proxy_not_asked(
 def test_name_that_cannot_be_resolved_here_is_not_given_to_the_proxy(
     get: Get, resolve: Lookup, proxy: FakeProxy
 ) -> None:
-    resolve("")
+    resolve()
 
     with pytest.raises(requests.ConnectionError) as failed:
         get(HttpsProxy(f"http://{proxy.place}"))
@@ -209,6 +212,30 @@ def test_settings_name_the_proxy_and_hide_its_password(
     assert misspelled_names([]) == {}
     assert redact("at s3cr3t-0123") != "at s3cr3t-0123"
     assert "s3cr3t" not in str(settings_in_force(settings)) + repr(settings)
+
+
+def test_addresses_of_a_proxy_that_do_not_answer_share_the_time_to_connect(get: Get, resolve: Lookup) -> None:
+    resolve(*(f"127.0.0.{number}" for number in range(1, 9)), named="proxy")
+    begun = time.monotonic()
+    with silent_port() as port, pytest.raises(requests.ConnectTimeout, match=r"HTTPS_PROXY\) failed \(timed out\)"):
+        get(HttpsProxy(f"http://proxy:{port}"), limits=Limits(connect_seconds=1.0))
+
+    assert 0.9 < time.monotonic() - begun < 6.0
+
+
+def test_address_that_the_proxy_cannot_reach_leaves_time_for_the_next_one(get: Get, resolve: Lookup) -> None:
+    given: list[float] = []
+
+    class Deaf(HttpsProxy):
+        def connect(self, address: str, port: int, seconds: float) -> socket.socket:
+            given.append(seconds)
+            raise TimeoutError("timed out")
+
+    resolve(PUBLIC, PUBLIC)
+    with pytest.raises(requests.ConnectTimeout):
+        get(Deaf("http://proxy:3128"), limits=Limits(connect_seconds=60.0))
+
+    assert given == [pytest.approx(30.0, abs=1.0), pytest.approx(60.0, abs=2.0)]
 
 
 @pytest.mark.parametrize("answer", ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n" + "X-Drop: x\r\n" * 100_000])

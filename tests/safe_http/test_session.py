@@ -6,7 +6,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from safe_http.session import (
     url_without_secrets,
 )
 from testing.http_server import Answer, FakeServer, Reply, Seen
+from tests.safe_http.silent_port import silent_port
 
 TOKEN = {"Authorization": "Token secret"}
 PATIENCE = 30  # seconds: much more than a busy machine needs, and much less than what must not be waited for
@@ -341,21 +342,6 @@ def test_many_requests_at_the_same_time_cause_no_warnings(
 
     assert list(bodies) == [b"fine"] * count
     assert caplog.messages == []
-
-
-@contextmanager
-def silent_port() -> Iterator[int]:
-    """A port of all loopback addresses at which connections are neither accepted nor refused: its queue is full."""
-    with ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.bind(("0.0.0.0", 0))
-        server.listen(0)
-        port: int = server.getsockname()[1]
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(("127.0.0.1", port))
-        yield port
 
 
 def test_addresses_that_do_not_answer_share_the_time_to_connect(
