@@ -14,6 +14,7 @@ def reason_of(error: BaseException) -> str:
         (requests.TooManyRedirects, "too_many_redirects"),
         (requests.Timeout, "timeout"),
         (requests.exceptions.ContentDecodingError, "server_error"),
+        (ValueError, "other"),  # the URL can't be valid, so no server was asked
         (requests.RequestException, "unreachable"),
     )
     return next((word for kind, word in words if isinstance(error, kind)), "other")

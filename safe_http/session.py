@@ -418,7 +418,9 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsPr
     error: OSError | None = None
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as unknown:
+    except UnicodeError as impossible:
+        raise requests.exceptions.InvalidURL(f"can't resolve {host}: {said(impossible)}") from impossible
+    except OSError as unknown:
         needed = ". This machine must be able to resolve the host, even with HTTPS_PROXY" if proxy else ""
         raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}{needed}") from unknown
     for (family, kind, protocol, _, address), seconds in sharing(found, _seconds(connection)):

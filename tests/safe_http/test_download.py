@@ -268,6 +268,16 @@ def test_image_that_cannot_be_had_says_why(
     assert "s3cr3t" not in str(failed.value)
 
 
+@pytest.mark.parametrize("host", ["[::1", "h:99999", "exa mple.com", "a..b", f"{'a' * 70}.com", f"\xe4{'a' * 70}.com"])
+def test_url_that_cannot_be_valid_is_no_failure_of_a_server(start: Start, host: str) -> None:
+    _, downloader = start(lambda seen: Reply(200, PNG))
+
+    with pytest.raises(DownloadError) as failed:
+        downloader(f"http://{host}/1.png")
+
+    assert failed.value.reason == "other"
+
+
 def test_missing_certificates_are_an_error_not_a_crash(start: Start) -> None:
     _, downloader = start(lambda seen: Reply(200, PNG), requests_ca_bundle="/nowhere.pem")
 
