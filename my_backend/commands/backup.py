@@ -57,7 +57,7 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
     projects = sorted(project_folders(root))  # including those with damaged records
     if not projects:
         raise NotFound(f"nothing to back up: MODEL_DIR={model_dir} contains no projects")
-    if target.exists():
+    if os.path.lexists(target):  # also for a link to nothing, which the move at the end couldn't replace
         raise Conflict(f"{target} already exists: choose a new folder")
     # Unlike resolve(), realpath raises nothing for links in circles.
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(root)):

@@ -142,6 +142,9 @@ def test_backup_while_versions_are_published_has_the_live_one(model_dir: Path, t
 def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="already exists"):
         back_up(model_dir, model_dir)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(Conflict, match="already exists"):
+        back_up(model_dir, tmp_path / "link")
     with pytest.raises(NotFound, match="nothing to back up"):
         back_up(tmp_path / "elsewhere", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
