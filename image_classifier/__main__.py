@@ -18,7 +18,21 @@ def run() -> None:
     signal.signal(signal.SIGINT, on_ctrl_c)
     log_to_console()
     take_any_name()
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        _write_the_rest(end)
+        raise
+
+
+def _write_the_rest(end: SystemExit) -> None:
+    """Writes what is left of the output, so that an error, as on a full disk, is one line instead of Python's own."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise it would fail once more at the end
+        if not end.code:
+            raise SystemExit(1 if isinstance(error, BrokenPipeError) else f"Error: {error.strerror}") from None
 
 
 def _replace_closed_streams() -> None:

@@ -1,5 +1,6 @@
 """`python -m my_backend`, and the command `image-classifier-backend`."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,14 @@ def run() -> None:
     """Runs the command line with the arguments of this process."""
     _replace_closed_streams()
     # Shell completion needs the command's name, also if it is installed by `python -m my_backend`.
-    app(prog_name="image-classifier-backend")
+    try:
+        app(prog_name="image-classifier-backend")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # The output may go to a file on a full disk. What is left of it would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(f"Error: {error.strerror}{f': {error.filename}' if error.filename else ''}") from None
 
 
 def _replace_closed_streams() -> None:

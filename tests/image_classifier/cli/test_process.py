@@ -49,6 +49,18 @@ def test_no_other_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> Non
     assert shell("script.py <&- >&-", tmp_path) == "True  None\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("> /dev/full || echo $? >&2", "Error: No space left on device\n1\n"), ("| sleep 0", "")],  # which reads nothing
+)
+def test_output_that_cannot_be_written_is_at_most_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, expected: str
+) -> None:
+    monkeypatch.delitem(ENVIRONMENT, "PYTHONUNBUFFERED", raising=False)
+    assert shell(f"-m image_classifier --version {output}", tmp_path) == expected
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path: Path) -> None:
     """A module in the place of torch stands for one that takes long to import."""

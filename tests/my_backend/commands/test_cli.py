@@ -496,6 +496,18 @@ def test_doctor_on_a_terminal_with_few_characters(
     assert "Traceback" not in output
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", ["--help", "status"])
+def test_output_on_a_full_disk_is_one_clear_line(environment: dict[str, str], tmp_path: Path, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [*MODULE, command], env=environment, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert process.returncode == 1
+    assert process.stderr == "Error: No space left on device\n"
+
+
 # Notifications
 
 HOOK = "/services/T0123/B4567/a-token-of-the-webhook"
