@@ -180,6 +180,11 @@ def cancel_waiting(job: Job, store: JobStore) -> Job:
     return _finish(replace(job, status="canceled", error=CANCELED), store)
 
 
+def refuse_waiting(job: Job, store: JobStore, why: str) -> Job:
+    """Ends a job that nothing will run."""
+    return _finish(replace(job, status="failed", error=why), store)
+
+
 def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
     try:

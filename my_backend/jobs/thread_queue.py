@@ -7,12 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from my_backend.jobs.queue import QueueStatus
-from my_backend.jobs.record import KINDS, Job, Kind, new_job
-from my_backend.jobs.run import RunningJob, Work, cancel_waiting, interrupted, run_job, yield_to_others
+from my_backend.jobs.record import EMBED, KINDS, Job, Kind, new_job
+from my_backend.jobs.run import (
+    RunningJob,
+    Work,
+    cancel_waiting,
+    interrupted,
+    refuse_waiting,
+    run_job,
+    yield_to_others,
+)
 from my_backend.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
+NO_WORKERS = "neither REDIS_URL nor REDIS_HOST is set any longer, so there are no workers that could embed images"
 STOP_SECONDS = 6.0  # for a running job's next step; Docker, for example, kills the process after 10 s
 
 
@@ -41,8 +50,17 @@ class ThreadQueue:
                 except OSError as error:  # the disk may be full, and the older record will do
                     log.warning("job %s: can't write its record: %s", job.id, error)
                 self._waiting[job.kind].append(job)
+        self._refuse_embedding_jobs()
         for thread in self._threads:
             thread.start()
+
+    def _refuse_embedding_jobs(self) -> None:
+        """Ends those that workers have left; if there are workers again, others take their place."""
+        for job in self._store.unfinished(kinds=(EMBED,)):
+            try:
+                refuse_waiting(job, self._store, NO_WORKERS)
+            except OSError as error:
+                log.warning("job %s: can't write its record: %s", job.id, error)
 
     def stop(self) -> None:
         """Ends the running jobs at their next step; they continue after the next start."""
@@ -78,7 +96,7 @@ class ThreadQueue:
     def cancel(self, job_id: str) -> Job:
         with self._lock:
             job = self._store.get(job_id)
-            queue = self._waiting.get(job.kind, [])  # a worker may have left an embedding job
+            queue = self._waiting.get(job.kind, [])  # a worker may have left an embedding job, and the disk be full
             if any(waiting.id == job_id for waiting in queue):
                 queue[:] = [waiting for waiting in queue if waiting.id != job_id]
                 return cancel_waiting(job, self._store)

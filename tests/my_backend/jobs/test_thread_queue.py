@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.record import EMBED, Job, Kind, new_job
+from my_backend.jobs.record import EMBED, Job, Kind, Status, new_job
 from my_backend.jobs.run import RunningJob
 from my_backend.jobs.store import JobStore
-from my_backend.jobs.thread_queue import ThreadQueue
+from my_backend.jobs.thread_queue import NO_WORKERS, ThreadQueue
 from testing.waiting import eventually
 
 SECONDS = 30.0
@@ -170,19 +170,40 @@ def test_start_takes_up_what_a_killed_process_left(
     assert f"{killed.id} was running when the process died" in caplog.text
 
 
-def test_embedding_job_of_former_workers_neither_runs_nor_breaks_canceling(
-    start_queue: StartQueue, work: Work, store: JobStore
+@pytest.mark.parametrize("found", ["queued", "started"])
+def test_embedding_job_of_former_workers_ends(
+    start_queue: StartQueue, work: Work, store: JobStore, found: Status
 ) -> None:
-    left = new_job("7.1", EMBED, "test")
+    left = replace(new_job("7.1", EMBED, "test"), status=found)
     store.save(left)
     work.release()
     queue = start_queue(work)
 
-    assert queue.cancel(left.id) == left
+    assert (store.get(left.id).status, store.get(left.id).error) == ("failed", NO_WORKERS)
+    assert queue.cancel(left.id).status == "failed"
 
     training = queue.submit("7.1", "head", "test")
     assert eventually(lambda: status(store, training) == "finished")
     assert work.started == [training.id]
+
+
+def test_embedding_job_whose_record_cannot_be_written_neither_ends_the_start_nor_breaks_canceling(
+    start_queue: StartQueue, work: Work, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = new_job("7.1", EMBED, "test")
+    store.save(left)
+    work.release()
+
+    def fail(job: Job, **_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "keep", fail)
+        queue = start_queue(work)
+
+    assert queue.cancel(left.id) == left
+    training = queue.submit("7.1", "head", "test")
+    assert eventually(lambda: status(store, training) == "finished")
 
 
 def test_job_whose_record_cannot_be_written_does_not_end_the_queue(
