@@ -69,6 +69,7 @@ class Experiment:
             "finished": False,
         }
         begun = self._read_state()
+        self.is_new = begun is None
         if begun is None:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise UsersError(f"{shown(folder)} already exists: choose another output folder")

@@ -324,6 +324,8 @@ def train(
         raise UsersError("--report needs images to evaluate the model on: add --test")
     tests = testing_samples(test_path, samples, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
+    if resume and experiment.is_new:
+        say(f"{shown(output)} has no training run to resume, so a new one begins")
     if experiment.finished:
         say("This training run is already finished.")
     else:

@@ -308,6 +308,13 @@ def test_training_that_fails_later_can_be_resumed(run: Command, folder: Path, mo
     assert run(*train, "--resume").status == 0
 
 
+def test_resume_says_if_there_is_nothing_to_resume(run: Command, folder: Path) -> None:
+    train = (*TRAIN, folder, "--epochs", 1, "--output", "mistyped", "--resume")
+    words = "mistyped has no training run to resume, so a new one begins"
+    assert words in run(*train).err
+    assert words not in run(*train).err
+
+
 def test_model_that_is_left_if_an_image_is_damaged_meanwhile_is_named(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
