@@ -10,7 +10,15 @@ from image_classifier.cli.label_studio_export import read_export
 from image_classifier.cli.recipe import Recipe
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
-from image_classifier.data.folders import Split, find_split, list_folder, refuse_other_names, samples_of, shown
+from image_classifier.data.folders import (
+    Split,
+    differing_only_in_case,
+    find_split,
+    list_folder,
+    refuse_other_names,
+    samples_of,
+    shown,
+)
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.evaluate import check_evaluable
 from image_classifier.files import real
@@ -80,6 +88,8 @@ def samples_at(path: Path, images: Path | None, settings: ClassifierSettings) ->
     with show_progress() as progress:
         samples, left_out = read_export(path, images or path.parent, settings.choices, progress)
     say_all(left_out, "fix these tasks, or remove them from the export")
+    classes = sorted({name for sample in samples for name in classes_of(sample.label)})
+    say_all(differing_only_in_case(classes, "use one spelling in Label Studio"), "compare the names of the classes")
     return samples
 
 

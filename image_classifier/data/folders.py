@@ -132,17 +132,16 @@ def list_folder(folder: Path) -> Listing:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
             findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
-    notes = [note, *_differing_only_in_case(classes)]
+    notes = [note, *differing_only_in_case(classes, "merge their folders")]
     return Listing(folder, classes, findings, skipped, "\n".join(filter(None, notes)))
 
 
-def _differing_only_in_case(classes: Iterable[str]) -> Iterator[str]:
+def differing_only_in_case(classes: Iterable[str], remedy: str) -> Iterator[str]:
     """A note about each of such classes: they may be one, spelled in two ways, or two, such as the letters a and A."""
     spelled: dict[str, str] = {}
     for name in classes:
         if (first := spelled.setdefault(name.casefold(), name)) != name:
-            both = f"{shown(first)} and {shown(name)}"
-            yield f"The classes {both} differ only in case: if they are one, merge their folders"
+            yield f"The classes {shown(first)} and {shown(name)} differ only in case: if they are one, {remedy}"
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:

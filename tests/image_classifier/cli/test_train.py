@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -236,18 +236,30 @@ def test_train_refuses_names_that_a_model_cannot_have(options: tuple[str, str], 
     assert list(Path().iterdir()) == []
 
 
+def export(labels: Iterable[tuple[Path, str]]) -> None:
+    """Writes export.json with these images and their choices."""
+    results = [(path, [{"from_name": "d", "type": "choices", "value": {"choices": [label]}}]) for path, label in labels]
+    tasks = [{"id": 1, "data": {"image": str(path)}, "annotations": [{"result": result}]} for path, result in results]
+    Path("export.json").write_text(json.dumps(tasks))
+
+
+def test_choices_that_differ_only_in_case_are_two_classes_and_that_is_said(run: Command, folder: Path) -> None:
+    """An export contains both if a choice was renamed in the labeling config."""
+    names = {"0": "Cat", "1": "cat", "2": "Dog"}
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*.png"))]
+    export([(path, names[path.parent.name]) for path in found])
+    said = run(*TRAIN, "export.json", "--images", folder, "--epochs", 1)
+    assert said.out.startswith("model/head: 3 classes")
+    words = "The classes Cat and cat differ only in case: if they are one, use one spelling in Label Studio"
+    assert said.err.count(words) == 1
+
+
 @pytest.mark.usefixtures("other_names")
 def test_task_whose_image_has_a_name_that_no_model_can_have_is_left_out(run: Command, folder: Path) -> None:
     shutil.copytree(folder, "images")
     first = next(Path("images/0").iterdir())
     first.rename(Path("images/0") / NOT_UTF8)
-    results = [
-        (path, [{"from_name": "d", "type": "choices", "value": {"choices": [path.parent.name]}}])
-        for path in sorted(Path("images").rglob("*"))
-        if path.is_file()
-    ]
-    tasks = [{"id": 1, "data": {"image": str(path)}, "annotations": [{"result": result}]} for path, result in results]
-    Path("export.json").write_text(json.dumps(tasks))
+    export([(path, path.parent.name) for path in sorted(Path("images").rglob("*")) if path.is_file()])
     said = run(*TRAIN, "export.json", "--output", "model", "--epochs", 1)
     assert "its name is not UTF-8: rename it" in said.err
     assert said.out.startswith("model/head: 3 classes from 35 images")
