@@ -335,6 +335,10 @@ class LabelStudio:
             raise AnswerTooLarge(
                 f"Label Studio's response to {method} {path.partition('?')[0]} is too large ({error})"
             ) from error
+        except requests.exceptions.ContentDecodingError as error:
+            raise LabelStudioDown(
+                f"Can't read Label Studio's response to {method} {path.partition('?')[0]} ({explain(error)})"
+            ) from error
         except requests.RequestException as error:
             kind = LabelStudioUnreachable if isinstance(error, requests.ConnectionError) else LabelStudioDown
             raise kind(

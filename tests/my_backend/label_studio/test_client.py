@@ -1,4 +1,5 @@
 import base64
+import gzip
 import json
 import re
 import socket
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 
-from my_backend.errors import LabelStudioError, TokenRefused
+from my_backend.errors import LabelStudioDown, LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
@@ -305,6 +306,16 @@ def test_answer_of_another_shape_is_an_error_of_label_studio(ask: Callable[[Labe
         client = LabelStudio(server.url, "legacy", SafeSession(["127.0.0.1"]))
         with pytest.raises(LabelStudioError):
             ask(client)
+
+
+def test_response_that_is_damaged_says_so() -> None:
+    packed = gzip.compress(b'{"id": 7}' * 100)
+    damaged = Reply(200, packed[:20] + b"damage" + packed[26:], {"Content-Encoding": "gzip"})
+    with FakeServer(lambda seen: damaged) as server, pytest.raises(LabelStudioDown) as failed:
+        LabelStudio(server.url, "", SafeSession(["127.0.0.1"])).project(7)
+
+    assert str(failed.value).startswith("Can't read Label Studio's response to GET /api/projects/7")
+    assert "it is damaged" in str(failed.value)
 
 
 @pytest.mark.parametrize(
