@@ -1,9 +1,11 @@
 """Settings from the environment and from `.env`, where single quotes keep a value as it is, as in Docker Compose."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
+from dotenv.variables import parse_variables
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_FILE = Path(".env")
@@ -28,8 +30,9 @@ class EnvSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The usual sources in their usual order, but single quotes keep a `${…}`, as the docs promise."""
         if isinstance(dotenv_settings, DotEnvSettingsSource) and isinstance(dotenv_settings.env_file, str | Path):
-            kept = _in_single_quotes(Path(dotenv_settings.env_file))
-            dotenv_settings.env_vars = {**dotenv_settings.env_vars, **kept}
+            # python-dotenv would replace it, also in what other lines take over with ${NAME}.
+            values = _values(Path(dotenv_settings.env_file))
+            dotenv_settings.env_vars = {**dotenv_settings.env_vars, **values}
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
 
@@ -38,10 +41,20 @@ def names_in(file: Path) -> set[str]:
     return {line.key for line in _lines(file) if line.key}
 
 
-def _in_single_quotes(file: Path) -> dict[str, str]:
-    """The values in single quotes, by their names in small letters."""
-    last = {line.key.lower(): line for line in _lines(file) if line.key}
-    return {name: line.value for name, line in last.items() if line.value and _is_single_quoted(line)}
+def _values(file: Path) -> dict[str, str]:
+    """The values that aren't empty, by their names in small letters."""
+    values: dict[str, str | None] = {}
+    found: dict[str, str] = {}
+    for line in _lines(file):
+        if not line.key:
+            continue
+        value = line.value
+        if value and not _is_single_quoted(line):
+            known = {**os.environ, **values}
+            value = "".join(atom.resolve(known) for atom in parse_variables(value))
+        values[line.key] = value
+        found[line.key.lower()] = value or ""
+    return {name: value for name, value in found.items() if value}
 
 
 def _lines(file: Path) -> Iterator[Binding]:

@@ -46,6 +46,17 @@ def test_other_values_in_env_file_may_name_variables(monkeypatch: pytest.MonkeyP
     assert (settings.choices, settings.rq_queue_name, ClassifierSettings().choices) == ("there", "there", "there")
 
 
+def test_value_that_another_line_takes_over_keeps_its_braces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTHER", "there")
+    (tmp_path / ".env").write_text(
+        "SECRET='p${OTHER}'\nHERE=${OTHER}\nNOTHING=\nBASIC_AUTH_PASS=${SECRET}\n"
+        "BASIC_AUTH_USER=${HERE}-${NONE:-none}${NOTHING}\n"
+    )
+
+    assert read_settings().basic_auth == ("there-none", "p${OTHER}")
+
+
 def test_comments_in_env_file_are_no_misspelled_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     example = (ROOT / ".env.example").read_text("utf-8")
