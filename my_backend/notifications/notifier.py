@@ -15,6 +15,7 @@ from my_backend.settings import Settings
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 3.0
+RESUME_SECONDS = 60.0  # for the file to become readable; then another one replaces it, and what waited in it is lost
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 900.0  # seconds between two tries to send; doubles each time
 
 
@@ -29,6 +30,7 @@ class Notifier(Background):
         self._settings, self._outbox, self._sources = settings, outbox, sources
         self._receiver = Receiver(settings) if settings.notify_url.get_secret_value() else None
         self._resumed, self._failure = False, ""
+        self._resume_until = time.monotonic() + RESUME_SECONDS
         self._next_try, self._pause = 0.0, FIRST_PAUSE  # (monotonic)
 
     def failure(self) -> str:
@@ -39,8 +41,9 @@ class Notifier(Background):
         if self._receiver is None:
             return None
         if not self._resumed:
-            self._outbox.resume()
-            self._resumed = True
+            self._resumed = self._outbox.resume() or time.monotonic() > self._resume_until
+            if not self._resumed:
+                return LOOK_SECONDS
         self._outbox.add([notice for source in self._sources for notice in source()])
         if time.monotonic() >= self._next_try:
             self._send(self._receiver)

@@ -47,11 +47,15 @@ class Outbox:
         self._unsaved: _State | None = None
         self._last: _State | None = None
 
-    def resume(self) -> None:
-        """Counts all known events as just seen, because nobody was watching until now; NOTIFY_URL may be another."""
+    def resume(self) -> bool:
+        """Counts all known events as just seen, because nobody was watching until now; NOTIFY_URL may be another.
+
+        Returns False if the file can't be used: perhaps it only can't be opened at the moment.
+        """
         with self._changing():
             if state := self._read():
                 self._write(replace(state, seen=dict.fromkeys(state.seen, time.time()), failure=""))
+            return state is not None or not files.is_damaged(self._path)
 
     def add(self, notices: Sequence[Notice]) -> None:
         """Takes the events that can be seen now; those that are new wait to be sent.

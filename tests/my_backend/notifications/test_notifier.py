@@ -13,6 +13,7 @@ from my_backend.diagnostics.problem import Problem
 from my_backend.jobs.record import new_job
 from my_backend.jobs.run import RunningJob, run_job
 from my_backend.jobs.store import KEPT_JOBS, JobStore
+from my_backend.notifications import notifier as notifier_module
 from my_backend.notifications import outbox as outbox_module
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.notifier import Notifier
@@ -323,6 +324,31 @@ def test_messages_outlast_a_moment_in_which_their_file_cannot_be_opened(
 
     assert ([one.key for one in outbox.waiting()], outbox.failure()) == (["b", "c"], "no answer")
     assert [one.key for one in Outbox(tmp_path).waiting()] == ["b", "c"]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60.0, ["training-failed", "problem"]), (-1.0, ["problem"])])
+def test_messages_outlast_a_start_at_which_their_file_cannot_be_opened(
+    seconds: float,
+    expected: list[str],
+    make_settings: MakeSettings,
+    tmp_path: Path,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    Outbox(tmp_path).add([])
+    Outbox(tmp_path).add([notice("old", time.time())])
+    monkeypatch.setattr(notifier_module, "RESUME_SECONDS", seconds)
+    found = [lambda: [notice("new", time.time(), "problem")]]
+    notifier = Notifier(make_settings(notify_url=inbox.url), Outbox(tmp_path), found)
+    with monkeypatch.context() as full:
+        full.setattr(files, "_read_once", refuse)
+        notifier._tick()
+    notifier._tick()
+
+    assert [message["event"] for message in inbox.messages] == expected
 
 
 def test_only_some_messages_wait(tmp_path: Path, now: list[float]) -> None:
