@@ -10,7 +10,7 @@ from my_backend.errors import NotDelivered, NotificationRefused
 from my_backend.notifications.notice import Json
 from my_backend.settings import Settings
 from safe_http.redaction import shortened
-from safe_http.session import Limits, Origin, TooLarge, explain, read_body
+from safe_http.session import Limits, Origin, explain, read_body
 
 SECONDS = 20.0  # for one message, with its answer
 ANSWER_BYTES = 10_000
@@ -48,7 +48,7 @@ class Receiver:
         response = self._session.request(method, url, json=json, limits=Limits(redirects=0), deadline=deadline)
         try:
             body = read_body(response, max_bytes=ANSWER_BYTES, deadline=deadline)
-        except TooLarge:  # a page, say; the status tells enough
+        except requests.RequestException:  # the status tells enough: a message that was accepted isn't sent again
             body = b""
         return response.status_code, shortened(" ".join(body.decode(errors="replace").split()), SHOWN_CHARACTERS)
 

@@ -165,6 +165,27 @@ def test_refused_message_does_not_hold_up_the_next(make_settings: MakeSettings, 
     assert inbox.tried == 2
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b"damaged", {"Content-Encoding": "gzip"}),
+        Reply(200, headers={"Content-Length": "1000"}, parts=[b"cut short"]),
+        Reply(200, b"x" * 100_000),
+    ],
+    ids=["damaged", "cut short", "too large"],
+)
+def test_accepted_message_is_not_sent_again_whatever_the_answer_says(
+    reply: Reply, make_settings: MakeSettings, tmp_path: Path, inbox: Inbox
+) -> None:
+    inbox.reply = reply
+    notifier = Notifier(
+        make_settings(notify_url=inbox.url), Outbox(tmp_path), [lambda: [notice("a", time.time(), "problem")]]
+    )
+    notifier._tick()
+
+    assert (inbox.tried, Outbox(tmp_path).waiting(), notifier.failure()) == (1, [], "")
+
+
 def test_full_disk_is_told(
     make_settings: MakeSettings, tmp_path: Path, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
