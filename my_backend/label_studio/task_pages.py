@@ -153,7 +153,8 @@ def some_tasks(
 ) -> list[Json]:
     """At most so many tasks with or without an annotation, skipped ones left out: random pages, mostly the same ones.
 
-    With `before`, only tasks that were created before this one. Raises LabelStudioError.
+    If the tasks contain images, there are fewer pages. With `before`, only tasks that were created before this one.
+    Raises LabelStudioError.
     """
     items = _LABELED if labeled else _UNLABELED
     if before is not None:
@@ -161,7 +162,9 @@ def some_tasks(
     filters: Json = {"conjunction": "and", "items": items}
     first, total = checked_page(_page(label_studio, project_id, filters, SOME_TASKS, IMAGES, ANSWER_BYTES))
     pages = range(2, -(-total // SOME_TASKS) + 1)
-    chosen = random.Random(project_id).sample(pages, min(len(pages), most // SOME_TASKS - 1))  # noqa: S311  no secret
+    fitting = ANSWER_BYTES // len(json.dumps(first))  # all pages are in memory at the same time
+    more = min(len(pages), most // SOME_TASKS - 1, fitting)
+    chosen = random.Random(project_id).sample(pages, more)  # noqa: S311  no secret
     found = {task["id"]: task for task in first}
     for number in chosen:
         with suppress(NotInLabelStudio):  # meanwhile, its tasks were labeled or deleted

@@ -15,7 +15,7 @@ from typing import Any
 
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import BackendError, LabelStudioError, Stopped
+from my_backend.errors import AnswerTooLarge, BackendError, LabelStudioError, Stopped
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks
@@ -119,6 +119,10 @@ class DriftWatch(Background):
                 pause = DRIFTED_SECONDS if watched.found else PAUSE_SECONDS
             except Stopped:
                 return
+            except AnswerTooLarge as error:  # as it will be again, unless other tasks are the newest ones
+                log.info("project %s: can't compare its newest images with the labeled ones: %s", uid, error)
+                watched.checked = state
+                pause = PAUSE_SECONDS
             except BackendError as error:
                 log.info("project %s: can't compare its newest images with the labeled ones: %s", uid, error)
                 pause = RETRY_SECONDS

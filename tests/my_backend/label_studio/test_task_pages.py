@@ -225,6 +225,17 @@ def test_some_tasks_are_the_same_random_pages(labeled: bool, before: int | None,
     assert len(tasks.asked) == 6
 
 
+def test_fewer_pages_of_some_tasks_are_read_if_they_contain_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_BYTES", 130_000)
+    tasks = mixed(900)
+    for one in tasks.tasks:
+        one["data"] = {"image": f"data:image/png;base64,{'A' * 1000}"}
+    with FakeServer(tasks) as server:
+        found = some_tasks(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 300, labeled=True)
+
+    assert len(found) == 150  # two pages more than the first one
+
+
 def test_pages_whose_tasks_are_labeled_meanwhile_are_left_out() -> None:
     tasks = mixed(900)
 

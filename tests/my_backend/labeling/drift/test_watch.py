@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.label_studio import follower
+from my_backend.label_studio import follower, task_pages
 from my_backend.labeling.drift import watch
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
@@ -142,6 +142,22 @@ def test_error_leaves_the_problem_until_the_next_check(
     assert drifted(client)
     label_studio.labels.failing = set()
     assert eventually(lambda: not drifted(client))
+
+
+def test_tasks_that_are_too_large_are_requested_only_once(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert eventually(lambda: checks(script) == 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(task_pages, "ANSWER_BYTES", 1000)
+        before = len(label_studio.labels.requests)
+        add(label_studio, 1)
+        assert eventually(lambda: len(label_studio.labels.requests) == before + 3)  # for 200, 100 and 50 tasks
+        visits = len(label_studio.server.seen)
+        assert eventually(lambda: len(label_studio.server.seen) > visits + 20)
+        assert len(label_studio.labels.requests) == before + 3
+    add(label_studio, 1)
+    assert eventually(lambda: checks(script) == 2)
 
 
 def test_deleted_project_has_no_drift(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
