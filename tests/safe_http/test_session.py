@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import requests
+from urllib3.connection import HTTPConnection
 
+from safe_http import session as session_module
 from safe_http.session import (
     POOL_SIZE,
     Base,
@@ -354,6 +356,18 @@ def test_addresses_that_do_not_answer_share_the_time_to_connect(
         open_session("images").request("GET", f"http://images:{port}/", limits=Limits(connect_seconds=1.0))
 
     assert 0.9 < time.monotonic() - begun < 6.0
+
+
+def test_connection_to_one_of_several_addresses_has_all_the_time_for_what_follows(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS is negotiated next."""
+    server = start(ok)
+    answers_of_dns(monkeypatch, ["127.0.0.1"] * 8)
+    connection = HTTPConnection("images", server.port, timeout=5.0)
+
+    with session_module._connect(connection, frozenset({"images"})) as connected:
+        assert connected.gettimeout() == 5.0
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ def test_stored_image_is_used_although_its_trust_has_ended_if_its_server_is_down
 def test_stored_images_are_used_at_the_deadline_although_their_trust_has_ended(
     open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server doesn't answer: at the deadline, some requests are in progress, and the others wait for a thread."""
+    """The server doesn't answer: at the deadline, some requests are in progress, and the others haven't begun."""
     silent = threading.Event()
     server = start(lambda seen: Reply(parts=[b"x"], pause=60) if silent.is_set() else Reply(200, PNG))
     media = open_media(None, server.host, limits=ImageLimits(trust_seconds=60))
