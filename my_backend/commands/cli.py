@@ -1,9 +1,12 @@
 """The command line: serve, worker, uwsgi, production, publish, versions, label, embed, backup, doctor, …"""
 
 import logging
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
@@ -192,7 +195,7 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
 
     Exit with 3 if the backup lacks something that couldn't be read, and with 1 if no backup could be made.
     """
-    with saying_errors():
+    with saying_errors(), _ended_by_exception():
         done = back_up(read_settings().model_dir, folder)
     for path in done.left_out:
         typer.echo(f"Left out {path}", err=True)
@@ -202,6 +205,20 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
     if done.unreadable:
         typer.echo("The backup lacks these files. Give this user read access to them, then back up again.", err=True)
         raise typer.Exit(INCOMPLETE)
+
+
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """Lets the signals of `timeout` and of a closed terminal end the block so that it removes what isn't whole."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    deadly = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # `nohup` ignores one
+    for number in deadly:
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    try:
+        yield
+    finally:
+        for number in deadly:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import threading
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from label_studio_format.events import Change
+from my_backend import files
 from my_backend.commands.backup import BackedUp, back_up
 from my_backend.commands.cli import app
 from my_backend.errors import Conflict, NotFound
@@ -148,6 +150,23 @@ def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path,
     with pytest.raises(NotFound, match="nothing to back up"):
         back_up(tmp_path / "elsewhere", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_backup_that_is_ended_leaves_nothing(
+    number: signal.Signals, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(model_dir))
+    monkeypatch.setattr(files, "sync_tree", lambda _: signal.raise_signal(number))
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        ended = CliRunner().invoke(app, ["backup", str(tmp_path / "backups" / "monday")])
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    assert ended.exit_code == 128 + number
+    assert list((tmp_path / "backups").iterdir()) == []
 
 
 def test_backup_into_what_is_backed_up_is_refused(model_dir: Path, tmp_path: Path) -> None:
