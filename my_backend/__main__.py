@@ -17,9 +17,18 @@ def run() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        # The output may go to a file on a full disk. What is left of it would fail once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The output, for example, goes to a file on a full disk.
         raise SystemExit(f"Error: {error.strerror}{f': {error.filename}' if error.filename else ''}") from None
+    finally:
+        _discard_unwritable_output()
+
+
+def _discard_unwritable_output() -> None:
+    """Discards what is left of the output if it can't be written; Python would say so once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _replace_closed_streams() -> None:

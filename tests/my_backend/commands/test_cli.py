@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from my_backend.notifications.outbox import OUTBOX_FILE, Outbox
+from my_backend.projects.registry import Projects
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.http_server import FakeServer, Reply
 from testing.process import free_port
@@ -497,15 +498,16 @@ def test_doctor_on_a_terminal_with_few_characters(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", ["--help", "status"])
+@pytest.mark.parametrize("command", ["--help", "status", "versions list --json"])
 def test_output_on_a_full_disk_is_one_clear_line(environment: dict[str, str], tmp_path: Path, command: str) -> None:
+    Projects(tmp_path / "models" / "projects").remember(PROJECT)
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(
-            [*MODULE, command], env=environment, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+            [*MODULE, *command.split()], env=environment, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
         )
 
     assert process.returncode == 1
-    assert process.stderr == "Error: No space left on device\n"
+    assert re.fullmatch(r"Error: (\[Errno 28\] )?No space left on device\n", process.stderr)
 
 
 # Notifications
