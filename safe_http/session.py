@@ -297,9 +297,10 @@ class SafeSession:
             response.close()
             try:
                 url = urljoin(url, as_browsers_read(self._session.get_redirect_target(response) or ""))
-            except ValueError as error:
-                raise requests.exceptions.InvalidURL(said(error)) from None
-            if method != "GET" and _read_url(url)[1] != origin:
+                target = _read_url(url)[1]
+            except ValueError as error:  # the fault of the server, and not of the URL that was to be requested
+                raise requests.RequestException(f"it redirects to an invalid URL ({said(error)})") from None
+            if method != "GET" and target != origin:
                 # Its body may contain a token.
                 raise requests.TooManyRedirects(f"it redirects to {url_without_secrets(url)}: use that address instead")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")

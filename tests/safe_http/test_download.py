@@ -236,6 +236,12 @@ def test_server_that_refuses_only_some_images_is_asked_for_the_others(start: Sta
         ),
         (lambda seen: Reply(302, b"", {"Location": "/"}), {}, "too_many_redirects", "raise IMAGE_REDIRECTS"),
         (
+            lambda seen: Reply(302, b"", {"Location": "http://h:99999/?token=s3cr3t"}),
+            {},
+            "unreachable",
+            "it redirects to an invalid URL (Failed to parse: http://h:99999/?…)",
+        ),
+        (
             lambda seen: Reply(200, b"", {}, [b"x"], 30),
             {"image_read_seconds": 0.2},
             "timeout",
