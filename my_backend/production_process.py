@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from my_backend.errors import BackendError
+
 # As long as supervisor waits for the server, both workers and Redis, one after another, and a little more.
 STOP_SECONDS = 240.0
 
@@ -37,11 +39,21 @@ class ProductionProcess:
 def find_production(model_dir: Path) -> ProductionProcess | None:
     """The production process on this MODEL_DIR; None if there is none, or if it can't be told (only Linux can).
 
-    Supervisor's pid file may be stale after a crash, so the process' own environment decides.
+    Supervisor's pid file may be stale after a crash, so the process' own environment decides. Raises BackendError if
+    the folder is another user's, who alone may read it.
     """
     folder = model_dir / "production"
     try:
-        number = int((folder / "supervisord.pid").read_text())
+        noted = (folder / "supervisord.pid").read_text()
+    except PermissionError:
+        raise BackendError(
+            f"It can't be told whether `make production` is running, because this user may not read {folder}: run the "
+            "command as the user who starts `make production`"
+        ) from None
+    except (OSError, ValueError):
+        return None
+    try:
+        number = int(noted)
         lines = Path(f"/proc/{number}/environ").read_text("utf-8", "surrogateescape").split("\0")
         given = dict(line.split("=", 1) for line in lines if "=" in line)
         found = ProductionProcess(number, given["REDIS_URL"], model_dir)

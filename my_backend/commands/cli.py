@@ -143,8 +143,11 @@ def production() -> None:
 def status() -> None:
     """Show whether `make production` and the server are running. Exit with 0 if the server is ready, otherwise 3."""
     settings = read_settings()
-    process = find_production(settings.model_dir)
-    typer.echo(f"`make production` is {f'running (process {process.pid})' if process else 'not running'}")
+    try:
+        process = find_production(settings.model_dir)
+        typer.echo(f"`make production` is {f'running (process {process.pid})' if process else 'not running'}")
+    except BackendError as error:
+        typer.echo(str(error))
     state = server_state(settings)
     typer.echo(state.said)
     raise typer.Exit(0 if state.ready else NOT_RUNNING)
@@ -153,7 +156,8 @@ def status() -> None:
 @app.command()
 def stop() -> None:
     """Stop `make production`. Requests in progress are answered; training continues after the next start."""
-    process = find_production(read_settings().model_dir)
+    with saying_errors():
+        process = find_production(read_settings().model_dir)
     if process is None:
         raise SystemExit("`make production` is not running with this MODEL_DIR")
     try:

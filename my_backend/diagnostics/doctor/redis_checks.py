@@ -18,6 +18,7 @@ from my_backend.diagnostics.rules.jobs import (
     waiting_problems,
     worker_problems,
 )
+from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, has_refused, rq_queue, workers_of
 from my_backend.jobs.store import JobStore
@@ -31,7 +32,10 @@ Json = dict[str, Any]
 def check_redis(settings: Settings) -> list[Check]:
     """Checks Redis itself, the workers, and the queued jobs."""
     if not settings.redis:
-        production = find_production(settings.model_dir)
+        try:
+            production = find_production(settings.model_dir)
+        except BackendError as error:
+            return [Check("jobs", f"unknown: {error}")]
         settings = settings.model_copy(update={"redis_url": production.redis_url if production else ""})
     if not settings.redis:
         return [

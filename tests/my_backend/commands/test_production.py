@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from my_backend.commands.port import listen
 from my_backend.errors import BackendError
 from my_backend.settings import Settings
 from testing.process import free_port
+from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -113,6 +115,27 @@ def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
         assert list((tmp_path / name).iterdir()) == []
     finally:
         shutil.rmtree(socket.parent)
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "production"])
+def test_production_of_another_user_is_not_said_to_be_stopped(
+    command: str, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(file: Path, *_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    settings = make_settings(port=free_port())
+    monkeypatch.setattr(cli, "read_settings", lambda: settings)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("supervisor was started"))
+    said = CliRunner().invoke(app, [command])
+
+    place = settings.model_dir / "production"
+    assert said.exit_code == (3 if command == "status" else 1)
+    assert (
+        f"It can't be told whether `make production` is running, because this user may not read {place}" in said.output
+    )
+    assert "not running" not in said.output
 
 
 def test_reason_of_a_server_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
