@@ -4,10 +4,11 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media_cache import Known, MediaCache, MediaFile, size_of
 from my_backend.label_studio.media_errors import explain_status, explain_storage, is_outage, may_pass
+from my_backend.label_studio.media_threads import MediaThreads, seconds_until
 from my_backend.label_studio.media_urls import CLOUD, in_label_studio, url_to_request
 from my_backend.projects.corrections import KEPT
 from my_backend.projects.registry import Credentials
@@ -31,10 +33,7 @@ from safe_http.session import Limits, SafeSession, as_browsers_read, explain, re
 
 log = logging.getLogger(__name__)
 
-# Images with a deadline that are fetched at the same time, as many without one, and those of one call: others get
-# threads although hosts of some don't answer.
-THREADS, PARALLEL = 64, 16
-
+_SERVER = re.compile(r"(?:[\w.+-]+:)?(//[^/?#]*)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,12 +66,12 @@ class MediaRequest:
 class MediaPool:
     """The threads that fetch images and the known URLs, for all projects of a process, until `shutdown`.
 
-    Imports and training runs, which have no deadline, use a separate pool, and each call uses only some of the threads,
-    so that a few calls for an unresponsive storage can't keep the requests of other projects waiting for a thread.
+    Imports and training runs, which have no deadline, use separate threads, and a project or server uses only some of
+    the threads, so that an unresponsive storage can't keep the requests of other projects waiting for a thread.
     """
 
-    awaited: ThreadPoolExecutor
-    background: ThreadPoolExecutor
+    awaited: MediaThreads
+    background: MediaThreads
     known: Known = field(default_factory=dict)
 
     def __enter__(self) -> "MediaPool":
@@ -82,7 +81,7 @@ class MediaPool:
         self.shutdown()
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
-        """Shuts down both executors; the arguments are an executor's."""
+        """Ends both kinds of threads; the arguments are an executor's."""
         for threads in (self.awaited, self.background):
             threads.shutdown(wait=wait, cancel_futures=cancel_futures)
 
@@ -121,22 +120,21 @@ class Media:
     ) -> list[MediaFile | MediaError]:
         """One result for each request, in order; an error for images not there by `deadline` (monotonic).
 
-        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one. It uses only some
-        of the threads.
+        Without a deadline it uses separate threads, so it doesn't delay requests that have one. It uses only some of
+        the threads.
         """
         threads = self._pool.background if deadline == float("inf") else self._pool.awaited
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
-        begun: list[Future[MediaFile]] = []
+        call = object()
         for request in dict.fromkeys(requests):
             if cached := self._looked_up(request):
                 results[request] = cached
-            elif _wait_until_fewer(PARALLEL, begun, deadline):
-                futures[request] = threads.submit(self._fetch_once, request, deadline)
-                begun.append(futures[request])
             else:
-                futures[request] = Future()  # it is too late to begin
-        wait_for(futures.values(), timeout=_seconds_until(deadline))
+                fetch, server = partial(self._fetch_once, request, deadline), self._server(request.url)
+                begun = threads.begin(fetch, deadline, call=call, project=self._project, server=server)
+                futures[request] = begun or Future()  # too late to begin
+        wait_for(futures.values(), timeout=seconds_until(deadline))
         for request, future in futures.items():
             results[request] = self._outcome(future, request)
         return [results[request] for request in requests]
@@ -234,6 +232,14 @@ class Media:
             place += f" {self._project}"
         return sha256(f"{place} {url}".encode(errors="backslashreplace")).hexdigest()
 
+    def _server(self, url: str) -> str:
+        """The host or bucket that a URL names; Label Studio's host for its own images, and "" if there is none."""
+        if url.startswith(("data:", KEPT)):
+            return ""
+        base = self._label_studio.url if self._label_studio else ""
+        named = _SERVER.match(in_label_studio(url, base)) or _SERVER.match(base)
+        return named[1] if named else ""
+
     def content(self, digest: str) -> Path | None:
         """The cached or corrected image whose content has this SHA-256; None if there is none."""
         if path := self._cache.content(digest):
@@ -289,27 +295,7 @@ def open_media(
 
 def media_pool() -> MediaPool:
     """A pool for this process; its threads start on demand."""
-    return MediaPool(
-        awaited=ThreadPoolExecutor(THREADS, thread_name_prefix="media"),
-        background=ThreadPoolExecutor(THREADS, thread_name_prefix="media-background"),
-    )
-
-
-def _wait_until_fewer(most: int, futures: list[Future[MediaFile]], deadline: float) -> bool:
-    """Removes futures that are done until fewer than `most` are left; returns False if there are more at `deadline`."""
-    while True:
-        futures[:] = [future for future in futures if not future.done()]
-        if len(futures) < most:
-            return True
-        left = _seconds_until(deadline)
-        if left == 0:
-            return False
-        wait_for(futures, timeout=left, return_when=FIRST_COMPLETED)
-
-
-def _seconds_until(deadline: float) -> float | None:
-    """The seconds until then (monotonic), at least 0; None for infinity, as futures take it."""
-    return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+    return MediaPool(awaited=MediaThreads("media"), background=MediaThreads("media-background"))
 
 
 def _check_is_image(body: bytes) -> None:

@@ -34,13 +34,14 @@ def open_media(tmp_path: Path, pool: MediaPool) -> OpenMedia:
         *allowed: str,
         token: str | None = None,
         limits: ImageLimits = ImageLimits(),  # noqa: B008  # frozen
+        project: str = "",
     ) -> Media:
         session = SafeSession(allowed)
         label_studio = None
         if server is not None:
             key = server.pat if token is None else token
             label_studio = LabelStudio(server.url, key, SafeSession([server.server.host, *allowed]))
-        return Media(tmp_path / "media", session, label_studio, pool, limits)
+        return Media(tmp_path / "media", session, label_studio, pool, limits, project=project)
 
     return open_media
 

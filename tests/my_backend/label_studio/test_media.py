@@ -11,8 +11,9 @@ import pytest
 
 from my_backend.errors import MediaError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import PARALLEL, ImageLimits, MediaPool, MediaRequest
+from my_backend.label_studio.media import ImageLimits, MediaPool, MediaRequest
 from my_backend.label_studio.media import open_media as open_media_as_set
+from my_backend.label_studio.media_threads import PARALLEL, THREADS
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import Reply, Seen
 from testing.waiting import eventually
@@ -482,6 +483,43 @@ def test_request_gets_its_images_while_those_of_another_request_hang(open_media:
 
     assert content(found) == PNG
     assert len(hanging.result()) == len(silent)
+
+
+@pytest.mark.parametrize(("servers", "projects"), [(1, 12), (12, 1)], ids=["of a server", "of a project"])
+def test_request_gets_its_images_while_those_of_many_requests_hang(
+    open_media: OpenMedia, start: Start, servers: int, projects: int
+) -> None:
+    """Neither one server, whoever requests its images, nor one project, wherever its images are, uses all threads."""
+    answers = threading.Event()
+    silent, other = [start(hanging_if_silent(answers)) for _ in range(servers)], start()
+    with ThreadPoolExecutor(12) as predicting:
+        hanging = []
+        try:
+            for call in range(12):
+                server = silent[call % servers]
+                media = open_media(None, server.host, project=f"{call % projects}")
+                urls = [MediaRequest(f"{server.url}/silent/{call}/{number}") for number in range(PARALLEL)]
+                hanging.append(predicting.submit(media.fetch_all, urls, time.monotonic() + 60))
+            assert eventually(lambda: sum(len(server.seen) for server in silent) == THREADS // 2)
+            media = open_media(None, other.host, project="other")
+            found = media.fetch_all(
+                [MediaRequest(f"{other.url}/{number}") for number in range(20)], time.monotonic() + 30
+            )
+        finally:
+            answers.set()
+
+    assert [content(one) for one in found] == [PNG] * 20
+    assert [content(one) for call in hanging for one in call.result()] == [PNG] * 12 * PARALLEL
+
+
+def test_images_of_a_server_share_its_threads(label_studio: FakeLabelStudio, open_media: OpenMedia) -> None:
+    media, own = open_media(label_studio), f"//{label_studio.server.host}"
+    in_label_studio = [UPLOAD, "upload/7/a.png", label_studio.url + UPLOAD, "http://ls/data/local-files/?d=a.png"]
+
+    assert [media._server(url) for url in in_label_studio] == [own] * 4
+    assert [media._server(url) for url in ("https://a.example:8?b", "//a.example:8/c")] == ["//a.example:8"] * 2
+    assert media._server("s3://bucket/http://a/b.png") == "//bucket"
+    assert [media._server(url) for url in ("data:image/png,//a/", "kept:0")] == ["", ""], "they need no server"
 
 
 def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start: Start) -> None:
