@@ -23,11 +23,13 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
         number: {annotation.get("id"): annotation for annotation in task.get("annotations") or []}
         for number, task in described.items()
     }
+    gone: set[int] = set()
     for change in changes:
         number = change.annotation.get("id")
         told = change.task or {}
         place = _place(change)
         if change.deleted and isinstance(number, int):
+            gone.add(number)
             for others in annotations.values():
                 others.pop(number, None)
             continue
@@ -35,6 +37,8 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
             return None
         described[place] = {**described.get(place, {}), **told}
         known = annotations.setdefault(place, {})
+        if number in gone:
+            continue  # the event of its deletion has overtaken this one
         # An event may arrive after a newer state was read.
         if number not in known or _time(change.annotation) >= _time(known[number]):
             known[number] = change.annotation

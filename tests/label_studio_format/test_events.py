@@ -58,6 +58,14 @@ def test_event_that_comes_late_does_not_take_back_what_is_known() -> None:
     assert choices(apply(known, [Change(annotation(11, "Cat", "t4"), told(1))])) == {1: ["Dog"]}
 
 
+@pytest.mark.parametrize("late", [annotation(12, "Dog"), annotation(11, "Dog", "t2")], ids=["created", "changed"])
+def test_annotation_stays_deleted_if_an_earlier_event_of_it_comes_late(late: Json) -> None:
+    known = [task(1, CAT), task(2, annotation(14, "Dog"))]
+    changes = [Change({"id": late["id"]}, deleted=True), Change(late, told(1, total_annotations=2))]
+
+    assert choices(apply(known, changes)) == ({1: ["Cat"], 2: ["Dog"]} if late["id"] == 12 else {2: ["Dog"]})
+
+
 def test_what_an_event_says_of_its_task_is_taken_over() -> None:
     changed = apply([{**task(1, CAT), "meta": 5}], [Change(CAT, {"id": 1, "data": {"image": "/new.png"}})])
 
