@@ -2,8 +2,6 @@
 
 import argparse
 import gc
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,11 +10,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != HERE]
 if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))
-
-if __name__ != "__main__":
-    # With SIGHUP, uWSGI's master ends this process. While it loads, uWSGI's own handler ignores the signal, and then
-    # the server would never end. Afterwards, uWSGI installs another handler.
-    signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
 
 # Imports leave hardly any garbage, and looking for it would take a tenth of the time until the server listens.
 gc.disable()

@@ -46,13 +46,15 @@ class Restless:
 
 # Python imports it at its start. It lets uWSGI load the application forever.
 ENDLESS_LOADING = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 
 class Gate:
     def find_spec(self, name, path=None, target=None):
-        if name == "my_backend.web.app" and "uwsgi" in sys.modules:
-            Path(__file__).with_name("loading").touch()
+        if name == "my_backend._wsgi" and "uwsgi" in sys.modules:
+            written = Path(__file__).with_name("written")
+            written.write_text(str(os.getpid()))
+            written.rename(written.with_name("loading"))
             while True:
                 time.sleep(0.01)
 
@@ -60,9 +62,11 @@ sys.meta_path.insert(0, Gate())
 """
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_server_that_is_stopped_while_it_loads_ends(
-    redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
+    replaced: bool, redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
 ) -> None:
+    """Also if another process loads it again because the first one was killed."""
     (tmp_path / "sitecustomize.py").write_text(ENDLESS_LOADING)
     made = production(redis)
     made.folder.mkdir()
@@ -73,8 +77,13 @@ def test_server_that_is_stopped_while_it_loads_ends(
     }
     command = [sys.executable, "-m", "my_backend", "uwsgi"]
     with Process(command, env=environment, folder=made.folder, log=made.folder / "server.log") as process:
-        process.wait_until((tmp_path / "loading").exists, START_SECONDS)
+        loading = tmp_path / "loading"
+        process.wait_until(loading.exists, START_SECONDS)
         master = psutil.Process(process.pid)
+        if replaced:
+            os.kill(int(loading.read_text()), signal.SIGKILL)
+            loading.unlink()
+            process.wait_until(loading.exists, START_SECONDS)
 
         master.terminate()
 
