@@ -91,18 +91,22 @@ def guard(
 
 
 def _given_password() -> tuple[str, str] | None:
-    """The user and password of the request, empty if it has others; None if it has none.
+    """The user and password of the request; None if it has none.
 
     Browsers and curl encode them in UTF-8. Label Studio does so in Latin-1, as Python's requests does by default.
     """
-    if given := request.authorization:
-        return given.username or "", given.password or ""
     scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    try:
-        decoded = b64decode(encoded.strip(), validate=True).decode("latin-1") if scheme.lower() == "basic" else ""
-    except ValueError:
+    if scheme.lower() != "basic":
         return None
-    user, colon, password = decoded.partition(":")
+    try:
+        given = b64decode(encoded.strip(), validate=True)
+    except ValueError:  # werkzeug's `request.authorization` fails if this isn't ASCII
+        return None
+    try:
+        text = given.decode()
+    except UnicodeDecodeError:
+        text = given.decode("latin-1")
+    user, colon, password = text.partition(":")
     return (user, password) if colon else None
 
 

@@ -53,6 +53,7 @@ def test_password_may_come_in_the_encoding_of_label_studio(guarded: Client) -> N
         basic("", ""),
         {"Authorization": "Basic"},
         {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic \xff"},
         {"Authorization": "Basic /////w=="},
         {"Authorization": "Basic dXNlcjr/"},
         {"Authorization": "Bearer pässword"},
