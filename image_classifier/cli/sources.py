@@ -89,7 +89,8 @@ def samples_at(path: Path, images: Path | None, settings: ClassifierSettings) ->
         samples, left_out = read_export(path, images or path.parent, settings.choices, progress)
     say_all(left_out, "fix these tasks, or remove them from the export")
     classes = sorted({name for sample in samples for name in classes_of(sample.label)})
-    say_all(differing_only_in_case(classes, "use one spelling in Label Studio"), "compare the names of the classes")
+    if note := differing_only_in_case(classes, "use one spelling in Label Studio"):
+        say(note)
     return samples
 
 

@@ -132,16 +132,20 @@ def list_folder(folder: Path) -> Listing:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
             findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
-    notes = [note, *differing_only_in_case(classes, "merge their folders")]
+    notes = [note, differing_only_in_case(classes, "merge their folders")]
     return Listing(folder, classes, findings, skipped, "\n".join(filter(None, notes)))
 
 
-def differing_only_in_case(classes: Iterable[str], remedy: str) -> Iterator[str]:
-    """A note about each of such classes: they may be one, spelled in two ways, or two, such as the letters a and A."""
+def differing_only_in_case(classes: Iterable[str], remedy: str) -> str:
+    """A note about such classes: two may be one, spelled in two ways, or not, such as the letters a and A."""
     spelled: dict[str, str] = {}
-    for name in classes:
-        if (first := spelled.setdefault(name.casefold(), name)) != name:
-            yield f"The classes {shown(first)} and {shown(name)} differ only in case: if they are one, {remedy}"
+    pairs = [
+        f"{shown(first)} and {shown(name)}"
+        for name in classes
+        if (first := spelled.setdefault(name.lower(), name)) != name  # not `casefold`: it takes ß for ss
+    ]
+    some = ", ".join(pairs[:3]) + (", …" if len(pairs) > 3 else "")
+    return f"Some classes differ only in case: {some}. If two are one class, {remedy}" if pairs else ""
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:

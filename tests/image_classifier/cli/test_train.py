@@ -250,7 +250,7 @@ def test_choices_that_differ_only_in_case_are_two_classes_and_that_is_said(run: 
     export([(path, names[path.parent.name]) for path in found])
     said = run(*TRAIN, "export.json", "--images", folder, "--epochs", 1)
     assert said.out.startswith("model/head: 3 classes")
-    words = "The classes Cat and cat differ only in case: if they are one, use one spelling in Label Studio"
+    words = "Some classes differ only in case: Cat and cat. If two are one class, use one spelling in Label Studio"
     assert said.err.count(words) == 1
 
 

@@ -218,7 +218,18 @@ def test_classes_that_differ_only_in_case_are_two_and_that_is_said(folder: Path)
     if not (folder / "CAT").exists():  # as on Linux
         listing = list_folder(folder)
         assert (list(listing.classes), listing.findings) == (["Cat", "cat", "dog"], [])
-        assert listing.note == "The classes Cat and cat differ only in case: if they are one, merge their folders"
+        assert (
+            listing.note == "Some classes differ only in case: Cat and cat. If two are one class, merge their folders"
+        )
+
+
+def test_classes_that_differ_only_in_case_take_one_line(folder: Path) -> None:
+    for number, name in enumerate(["Masse", "Maße", *"aAbBcCdD"]):  # the first two aren't the same word
+        picture(folder / name / "1.png", 10 + number)
+    if not (folder / "CAT").exists():  # as on Linux
+        assert list_folder(folder).note == (
+            "Some classes differ only in case: A and a, B and b, C and c, …. If two are one class, merge their folders"
+        )
 
 
 def test_an_error_page_saved_twice_as_an_image_is_no_contradiction(folder: Path) -> None:
