@@ -248,21 +248,19 @@ def _token(ask: bool) -> str:
 def _carry_out(writer: Writer, run: Run) -> None:
     """Carries out the run in this process, unless a server is faster."""
     while run.unfinished:
+        command, token = "python -m my_backend label", " --ask-token" if run.own_token else ""
+        resume = f"{command} resume {run.id}{token}"
         try:
             if not writer.carry_out(run):
                 time.sleep(BUSY_SECONDS)
         except KeyboardInterrupt:
-            command = "python -m my_backend label"
             goes_on = "" if run.own_token else ", unless a running server does so, within seconds"
-            typer.echo(
-                f"Interrupted. To continue{goes_on}: {command} resume {run.id}. To remove its labels: {command} undo "
-                f"{run.id}",
-                err=True,
-            )
+            remove = f". To remove its labels: {command} undo {run.id}{token}" if run.action == "write" else ""
+            typer.echo(f"Interrupted. To continue{goes_on}: {resume}{remove}", err=True)
             raise typer.Exit(INTERRUPTED) from None
         run = writer.store.get(run.id)
         if run.error:
-            raise SystemExit(f"Error: {run.error}. To continue: python -m my_backend label resume {run.id}")
+            raise SystemExit(f"Error: {run.error}. To continue: {resume}")
     typer.echo(_summary(run))
 
 

@@ -173,12 +173,32 @@ def test_ctrl_c_says_how_the_run_goes_on(
 
     (run,) = json.loads(label("list", "--json")[1])
     assert (status, run["status"]) == (130, "started")
-    assert f"To remove its labels: python -m my_backend label undo {run['run']}" in said
-    assert ("unless a running server does so" in said) is not own_token
+    named = f"{run['run']} --ask-token" if own_token else run["run"]
+    goes_on = "" if own_token else ", unless a running server does so, within seconds"
+    command = "python -m my_backend label"
+    assert said.endswith(
+        f"Interrupted. To continue{goes_on}: {command} resume {named}. To remove its labels: {command} undo {named}\n"
+    )
     make_writer()._tick()  # as a running server does
     assert label_studio.labels.choices() == {task: [] if own_token else ["Cat"] for task in (1, 2, 3)}
     if own_token:
         assert "3 written" in label("resume", run["run"], *options, answer=f"{label_studio.pat}\n")[1]
+
+
+def test_ctrl_c_while_labels_are_removed_says_how_that_goes_on(
+    label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(3)
+    label("start", "--choice", "Cat", 1, 2, 3)
+    (run,) = json.loads(label("list", "--json")[1])
+
+    def press(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("my_backend.labeling.runs.writer.undo", press)
+    status, said = label("undo", run["run"])
+
+    assert (status, said.endswith(f"python -m my_backend label resume {run['run']}\n")) == (130, True), said
 
 
 def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
