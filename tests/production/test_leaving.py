@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,9 @@ sys.meta_path.insert(0, Gate())
 """
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_server_that_is_stopped_while_it_loads_ends(
-    replaced: bool, redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
-) -> None:
-    """Also if another process loads it again because the first one was killed."""
+@pytest.fixture
+def loading(redis: Redis, production: MakeProduction, script: Script, tmp_path: Path) -> Iterator[Process]:
+    """A server that loads the application forever; the file `loading` names the process."""
     (tmp_path / "sitecustomize.py").write_text(ENDLESS_LOADING)
     made = production(redis)
     made.folder.mkdir()
@@ -77,18 +76,35 @@ def test_server_that_is_stopped_while_it_loads_ends(
     }
     command = [sys.executable, "-m", "my_backend", "uwsgi"]
     with Process(command, env=environment, folder=made.folder, log=made.folder / "server.log") as process:
-        loading = tmp_path / "loading"
-        process.wait_until(loading.exists, START_SECONDS)
-        master = psutil.Process(process.pid)
-        if replaced:
-            os.kill(int(loading.read_text()), signal.SIGKILL)
-            loading.unlink()
-            process.wait_until(loading.exists, START_SECONDS)
+        process.wait_until((tmp_path / "loading").exists, START_SECONDS)
+        yield process
 
-        master.terminate()
 
-        assert eventually(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE), made.logs()
-    assert "goodbye to uWSGI.\n" in made.logs()
+@pytest.mark.parametrize("replaced", [False, True])
+def test_server_that_is_stopped_while_it_loads_ends(replaced: bool, loading: Process, tmp_path: Path) -> None:
+    """Also if another process loads it again because the first one was killed."""
+    master = psutil.Process(loading.pid)
+    if replaced:
+        file = tmp_path / "loading"
+        os.kill(int(file.read_text()), signal.SIGKILL)
+        file.unlink()
+        loading.wait_until(file.exists, START_SECONDS)
+
+    master.terminate()
+
+    assert eventually(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE), (
+        loading.log.read_text()
+    )
+    assert "goodbye to uWSGI.\n" in loading.log.read_text()
+
+
+def test_ctrl_c_while_a_server_loads_is_no_failure(loading: Process) -> None:
+    """In a terminal, it goes to all processes."""
+    os.killpg(loading.pid, signal.SIGINT)
+
+    assert eventually(lambda: psutil.Process(loading.pid).status() == psutil.STATUS_ZOMBIE), loading.log.read_text()
+    logs = loading.log.read_text()
+    assert ("Traceback" in logs, "failed loading" in logs) == (False, False), logs
 
 
 @pytest.mark.parametrize("attempt", range(TIMES))
@@ -107,15 +123,15 @@ def test_server_that_computes_ends_without_a_crash(
     assert "my_backend.commands.shutdown: stopped" in logs, "its threads were ended before"
 
 
-@pytest.mark.parametrize("attempt", range(TIMES))
+@pytest.mark.parametrize("number", [*[signal.SIGTERM] * TIMES, signal.SIGINT])
 def test_server_ends_if_all_of_its_processes_get_the_signal(
-    redis: Redis, production: MakeProduction, script: Script, attempt: int
+    redis: Redis, production: MakeProduction, script: Script, number: signal.Signals
 ) -> None:
-    """Shells, `timeout` and service managers may send it to all of them."""
+    """Shells, `timeout` and service managers may send it to all of them, and Ctrl-C does."""
     made = production(redis)
     master = psutil.Process(made.server().process.pid)
 
-    os.killpg(master.pid, signal.SIGTERM)
+    os.killpg(master.pid, number)
 
     assert eventually(lambda: master.status() == psutil.STATUS_ZOMBIE, 10), made.logs()
 
