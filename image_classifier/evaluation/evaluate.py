@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
+from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.samples import embed_samples
@@ -75,7 +76,7 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     embedded = embed_samples(lane, classifier.backbone, [*unseen, *held_out_samples], progress)
     kept, embeddings = embedded.samples, embedded.embeddings
     if not kept:
-        example = next((f" ({one.image.path}: {why})" for one, why in embedded.broken.items()), "")
+        example = next((f" ({shown(one.image.path)}: {why})" for one, why in embedded.broken.items()), "")
         raise UsersError(
             f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
             f"{len(embedded.broken)} can't be read{example}; pass images that it wasn't trained on"

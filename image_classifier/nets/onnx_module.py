@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError, Preprocessing
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
@@ -104,4 +105,4 @@ def _pixels(path: Path, preprocessing: Preprocessing) -> Tensor:
     try:
         return preprocessing(path)
     except ImageError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{shown(path)}: {error}") from error

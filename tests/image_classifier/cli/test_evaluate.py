@@ -110,9 +110,9 @@ def test_evaluate_without_images_says_so(run: Command, trained: Path) -> None:
 
 def test_image_that_cannot_be_read_is_named_if_there_is_no_other(run: Command, trained: Path) -> None:
     Path("bad/0").mkdir(parents=True)
-    Path("bad/0/1.png").write_text("no image")
+    Path("bad/0/1\n.png").write_text("no image")
     assert (
-        "and 1 can't be read (bad/0/1.png: not an image (supported formats: JPEG"
+        "and 1 can't be read (bad/0/1\\n.png: not an image (supported formats: JPEG"
         in run("evaluate", trained, "bad").error
     )
 

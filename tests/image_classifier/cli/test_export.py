@@ -79,9 +79,9 @@ def test_onnx_module_is_compared_on_images_of_the_user(
     (tmp_path / "empty").mkdir()
     said = run("export", trained, "--to", "onnx", "--output", "none.onnx", "--compare", tmp_path / "empty")
     assert (said.status, "there are no images to compare" in said.error) == (1, True)
-    (tmp_path / "empty/damaged.png").write_text("no image")
+    (tmp_path / "empty/dam\naged.png").write_text("no image")
     said = run("export", trained, "--to", "onnx", "--output", "none.onnx", "--compare", tmp_path / "empty")
-    assert said.error.startswith(f"Error: {tmp_path}/empty/damaged.png: not an image")
+    assert said.error.startswith(f"Error: {tmp_path}/empty/dam\\naged.png: not an image")
     assert not Path("none.onnx").exists()
 
 
