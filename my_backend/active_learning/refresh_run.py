@@ -148,16 +148,16 @@ class RefreshRun:
             log.warning("project %s: can't save the order of its tasks: %s", self._project.uid, error)
 
     def _unlabeled(self, check: Callable[[], None]) -> _Unlabeled:
-        tasks, predicted, size, total = list[Json](), set[int](), 0, 0
+        tasks, predicted, size, total = dict[int, Json](), set[int](), 0, 0
         for page, total in self._stored.unlabeled(ORDERED_TASKS):  # noqa: B007  used below
             check()
-            tasks += _bare(page)
+            # If people label meanwhile, a task may be on two pages, and another one on none.
+            tasks |= {task["id"]: task for task in _bare(page)}
             predicted |= {task["id"] for task in page if self._has_one(task)}
             size += sum(len(json.dumps(one["data"])) for one in page)
             if size > ORDERED_BYTES:
                 break
-        # If people label meanwhile, a task may be on two pages, and another one on none.
-        return _Unlabeled(tasks, predicted, are_all=len({task["id"] for task in tasks}) >= total)
+        return _Unlabeled([*tasks.values()], predicted, are_all=len(tasks) >= total)
 
     def _next_tasks(self) -> list[int]:
         """Tasks without a prediction of the version: the least certain first, those without any prediction last.

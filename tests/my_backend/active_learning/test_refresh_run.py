@@ -239,6 +239,22 @@ def test_label_studio_is_not_made_to_ask_for_predictions(renewed: Renewed) -> No
     assert renewed.tasks.evaluated == []
 
 
+def test_task_that_is_on_two_pages_is_ordered_once(renewed: Renewed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages are read in any order, and someone labels a task of the first one before it is read."""
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    monkeypatch.setattr(stored_predictions.random, "sample", lambda pages, most: pages[::-1])
+    for _ in range(4):
+        renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([0, 1, 2])
+
+    def label_first() -> None:
+        renewed.tasks.all[0]["is_labeled"] = True
+
+    renewed.step(check=label_first)
+
+    assert renewed.model.calls[0] == ("order", [3, 4, 2])
+
+
 def test_only_so_many_tasks_are_ordered(renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
     monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 4)
