@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from my_backend.errors import NotInLabelStudio
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.task_pages import PAGE_TASKS, READ_SECONDS
 
@@ -82,9 +83,14 @@ class StoredPredictions:
         query |= {"fields": "all", "review": "true", "resolve_uri": "false"}
         more = "".join(f"&{name}={value}" for name, value in query.items())
         path = f"/api/tasks/?project={self._project_id}&page={page}&page_size={page_size}{more}"
-        found: Json = self._label_studio.call(
-            "GET", f"{path}&query={quote(json.dumps(asked))}", read_seconds=READ_SECONDS
-        )
+        try:
+            found: Json = self._label_studio.call(
+                "GET", f"{path}&query={quote(json.dumps(asked))}", read_seconds=READ_SECONDS
+            )
+        except NotInLabelStudio:
+            if page == 1:
+                raise
+            return {}  # meanwhile, its tasks were labeled or deleted
         return found
 
 

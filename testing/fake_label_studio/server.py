@@ -147,7 +147,9 @@ class FakeLabelStudio:
             self.before_tasks()
             return json_reply(page_of(self.annotated, query))
         if path == "/api/tasks/" and "is_labeled" in query.get("query", [""])[0]:
-            return json_reply(self.predicted.page(query))
+            page = self.predicted.page(query)
+            is_page = page["tasks"] or query["page"] == ["1"]
+            return json_reply(page) if is_page else json_reply({"detail": "Invalid page."}, 404)
         if (answer := self.labels.answer(seen.method, seen.path.removeprefix(self.prefix), seen.body)) is not None:
             return Reply(204) if answer[1] == 204 else json_reply(*answer)
         if path == "/api/projects/":

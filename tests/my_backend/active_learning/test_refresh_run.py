@@ -255,6 +255,24 @@ def test_task_that_is_on_two_pages_is_ordered_once(renewed: Renewed, monkeypatch
     assert renewed.model.calls[0] == ("order", [3, 4, 2])
 
 
+def test_page_that_is_gone_because_its_tasks_were_labeled_is_empty(
+    renewed: Renewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    monkeypatch.setattr(stored_predictions.random, "sample", lambda pages, most: pages)
+    for _ in range(3):
+        renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([1, 0])
+
+    def label_last() -> None:
+        renewed.tasks.all[2]["is_labeled"] = True
+
+    renewed.step(check=label_last)  # between the two pages
+
+    assert renewed.model.calls[0] == ("order", [1, 2])
+    assert renewed.tasks.stored == [2, 1]
+
+
 def test_only_so_many_tasks_are_ordered(renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
     monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 4)
