@@ -33,7 +33,6 @@ from safe_http.session import Limits, SafeSession, as_browsers_read, explain, re
 
 log = logging.getLogger(__name__)
 
-_SERVER = re.compile(r"(?:[\w.+-]+:)?(//[^/?#]*)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -237,8 +236,7 @@ class Media:
         if url.startswith(("data:", KEPT)):
             return ""
         base = self._label_studio.url if self._label_studio else ""
-        named = _SERVER.match(in_label_studio(url, base)) or _SERVER.match(base)
-        return named[1] if named else ""
+        return _host(in_label_studio(url, base)) or _host(base)
 
     def content(self, digest: str) -> Path | None:
         """The cached or corrected image whose content has this SHA-256; None if there is none."""
@@ -296,6 +294,12 @@ def open_media(
 def media_pool() -> MediaPool:
     """A pool for this process; its threads start on demand."""
     return MediaPool(awaited=MediaThreads("media"), background=MediaThreads("media-background"))
+
+
+def _host(url: str) -> str:
+    """The host or bucket of a URL, with its port if it names one; "" for a path."""
+    scheme, _, rest = url.partition("//")
+    return "" if "/" in scheme else rest.partition("/")[0].partition("?")[0]
 
 
 def _check_is_image(body: bytes) -> None:

@@ -513,12 +513,12 @@ def test_request_gets_its_images_while_those_of_many_requests_hang(
 
 
 def test_images_of_a_server_share_its_threads(label_studio: FakeLabelStudio, open_media: OpenMedia) -> None:
-    media, own = open_media(label_studio), f"//{label_studio.server.host}"
+    media, own = open_media(label_studio), label_studio.server.host
     in_label_studio = [UPLOAD, "upload/7/a.png", label_studio.url + UPLOAD, "http://ls/data/local-files/?d=a.png"]
 
     assert [media._server(url) for url in in_label_studio] == [own] * 4
-    assert [media._server(url) for url in ("https://a.example:8?b", "//a.example:8/c")] == ["//a.example:8"] * 2
-    assert media._server("s3://bucket/http://a/b.png") == "//bucket"
+    assert [media._server(url) for url in ("https://a.example:8?b", "//a.example:8/c")] == ["a.example:8"] * 2
+    assert media._server("s3://bucket/http://a/b.png") == "bucket"
     assert [media._server(url) for url in ("data:image/png,//a/", "kept:0")] == ["", ""], "they need no server"
 
 
