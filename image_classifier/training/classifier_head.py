@@ -17,14 +17,13 @@ from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import splits
 from image_classifier.training.figures import CROSS_VALIDATION, UnseenLogits, figures_of, forecast_of, mistakes_of
 from image_classifier.training.half_precision import settle_before_embedding
-from image_classifier.training.head import train_heads
+from image_classifier.training.head import imbalance, train_heads, usual_temperature
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.labels import LabeledEmbeddings, check_enough, count_labels, label_weights
 
 # More than this share of the images must be of classes that the heads of cross-validation have learned. These heads are
 # always wrong about the others, although the version has learned their classes.
 MEASURABLE_SHARE = 0.5
-UNTEMPERED = 100  # labels with which a head usually needs no temperature
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> EmbeddedSamples:
@@ -81,7 +80,8 @@ def learn_head(
     could_be_right = (unseen.known | ~labeled.has()).all(1)
     fair = unseen.evaluated & could_be_right
     # The usual temperature was measured with networks that weren't trained on the images; others may need another one.
-    usual = None if backbone.origin == FINE_TUNED and fair.any() else usual_temperature(len(samples))
+    uneven = 0.0 if labeled.multiple else imbalance(labeled.has().sum(0))
+    usual = None if backbone.origin == FINE_TUNED and fair.any() else usual_temperature(len(samples), uneven)
     temperature = fit_temperature(unseen.logits[fair], targets[fair], labeled.votes(fair), usual)
     if guess and (kept := _calibrated_guess(guess, labeled, unseen)):
         return _with_figures(kept, labeled, unseen, hyperparameters)
@@ -154,11 +154,6 @@ def _calibrated_guess(guess: Classifier, labeled: LabeledEmbeddings, unseen: Uns
 
 def _are_measurable(could_be_right: Tensor) -> bool:
     return len(could_be_right) > 0 and bool(could_be_right.float().mean() > MEASURABLE_SHARE)
-
-
-def usual_temperature(labels: int) -> float:
-    """The temperature that a head with so many labels usually needs: the fewer, the more overconfident it is."""
-    return float(max(1.0, (UNTEMPERED / labels) ** 0.4))
 
 
 def _with_figures(

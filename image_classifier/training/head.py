@@ -194,7 +194,16 @@ def imbalance(images: Tensor) -> float:
 
 def weight_decay(labels: int, imbalance: float = 0.0) -> float:
     """The weight decay of a head that learns so many labels. From 300 on, the imbalance doesn't matter."""
-    return min(max(FEW_LABELS_DECAY * labels, IMBALANCE_DECAY * imbalance), MAX_DECAY, HEAD_DECAY / labels)
+    return min(_decay_of_few(labels, imbalance), HEAD_DECAY / labels)
+
+
+def usual_temperature(labels: int, imbalance: float = 0.0) -> float:
+    """The temperature that such a head usually needs: the less its weights decay, the more overconfident it is."""
+    return float((MAX_DECAY / _decay_of_few(labels, imbalance)) ** 0.4)
+
+
+def _decay_of_few(labels: int, imbalance: float) -> float:
+    return min(max(FEW_LABELS_DECAY * labels, IMBALANCE_DECAY * imbalance), MAX_DECAY)
 
 
 def _counts(wanted: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from image_classifier.embedding.samples import EmbeddedSamples
 from image_classifier.evaluation.forecast import grown
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
 from image_classifier.training import classifier_head, labels
-from image_classifier.training.classifier_head import embed, learn_head, usual_temperature
-from image_classifier.training.head import train_heads
+from image_classifier.training.classifier_head import embed, learn_head
+from image_classifier.training.head import train_heads, usual_temperature
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.labels import order_classes
 from tests.image_classifier.training.embedded import QUICK, accepted, around, learn, silent, with_classes
@@ -194,7 +194,7 @@ def test_usual_temperature_is_that_of_networks_that_have_not_learned_the_images(
 ) -> None:
     embedded, network = around("abc" * 40, noise=3), replace(backbone, origin=origin)
     before = learn(network, embedded).head.temperature
-    monkeypatch.setattr(classifier_head, "usual_temperature", lambda labels: 8.0)
+    monkeypatch.setattr(classifier_head, "usual_temperature", lambda *_: 8.0)
     assert (learn(network, embedded).head.temperature > before) is is_pulled
 
 
@@ -249,6 +249,13 @@ def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbo
 
     assert found.record["figures"] == {"judged_by": "cross-validation"}
     assert found.head.temperature == pytest.approx(usual_temperature(30), rel=0.05)
+
+
+def test_usual_temperature_is_lower_if_the_classes_are_uneven(backbone: Backbone) -> None:
+    found = learn(backbone, accepted(around("a" * 25 + "bbccc"), range(30)))  # nothing evaluates these images
+
+    assert found.head.temperature == pytest.approx(1, rel=0.05)
+    assert usual_temperature(30) > 1.5
 
 
 @pytest.mark.parametrize(("fewest", "heads", "learned"), [(91, 10, 81), (90, 5, 72)])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from image_classifier.nets.classifier import Head
 from image_classifier.training import head as training
-from image_classifier.training.head import imbalance, train_head, train_heads, weight_decay
+from image_classifier.training.head import imbalance, train_head, train_heads, usual_temperature, weight_decay
 from image_classifier.training.hyperparameters import Hyperparameters
 
 FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
@@ -83,6 +83,16 @@ def test_the_head_learns_as_autograd_would_have_it(multiple: bool) -> None:
 @pytest.mark.parametrize(("labels", "decay"), [(10, 0.01), (100, 0.1), (200, 0.1), (300, 0.1), (600, 0.05)])
 def test_weights_decay_less_with_very_few_and_with_many_labels(labels: int, decay: float) -> None:
     assert weight_decay(labels) == pytest.approx(decay)
+
+
+@pytest.mark.parametrize(
+    ("labels", "imbalance", "temperature"),
+    [(10, 0.0, 2.51), (10, 0.1, 1.74), (10, 0.5, 1), (100, 0.0, 1), (1000, 0.0, 1)],
+)
+def test_heads_need_a_temperature_if_their_weights_decay_little(
+    labels: int, imbalance: float, temperature: float
+) -> None:
+    assert usual_temperature(labels, imbalance) == pytest.approx(temperature, abs=0.01)
 
 
 def test_the_head_that_sees_nothing_answers_the_frequencies() -> None:
