@@ -11,10 +11,10 @@ import torch
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import BATCH_SIZE, InferenceLane
+from image_classifier.embedding.lane import InferenceLane
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, choose_device
-from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.optimize import BATCH_SIZE, accelerate
 from image_classifier.progress import Progress
 from image_classifier.settings import ClassifierSettings
 

@@ -24,11 +24,9 @@ from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.embedding.shards import Shards
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.on_disk import forget_what_was_read
-from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.optimize import BATCH_SIZE, accelerate
 from image_classifier.threads import let_requests_go_first
 
-# On a CPU, larger batches aren't faster, and the next caller has to wait for them.
-BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32  # a GPU embeds these 30 times faster than they are decoded
 BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane busy without delaying others
 IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system

@@ -1,10 +1,15 @@
 """Faster versions of a network, with the same outputs up to rounding."""
 
 import copy
+from collections.abc import Collection
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# Images that a network takes at once on a CPU: larger batches aren't faster, and the next caller has to wait for them.
+BATCH_SIZE = 8
 
 ROUNDING = 1e-3  # of an embedding's largest number, in float32; half precisions round more
 
@@ -81,16 +86,24 @@ def _put(module: nn.Module, name: str, part: nn.Module) -> None:
 
 
 class PackedConvolution(nn.Module):
-    """A convolution whose weights are in oneDNN's own order; nn.Conv2d would reorder them again for each batch.
+    """A convolution whose weights are in the order that oneDNN reads; nn.Conv2d would reorder them for each batch.
 
-    These are the operators that torch's compiler calls for the same purpose.
+    These are the operators that torch's compiler calls for the same purpose. The order depends on the shape of the
+    inputs. Other inputs work too, but if they need another order, it takes far longer than from torch's own order.
     """
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
+    def __init__(self, convolution: nn.Conv2d, inputs: torch.Size) -> None:
+        """Orders the weights for inputs of this shape [n, channels, height, width]."""
         super().__init__()
         self._bias, self._groups = convolution.bias, convolution.groups
         self._geometry = [list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)]
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight, *self._geometry, self._groups)
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            convolution.weight, *self._geometry, self._groups, list(inputs)
+        )
+
+    def order(self) -> bytes:
+        """The description of the order of the weights."""
+        return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(self._weight).numpy())
 
     def forward(self, batch: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -107,10 +120,18 @@ def _packed(module: nn.Module, size: int, precision: torch.dtype) -> nn.Module:
         return module
     image = torch.linspace(-2, 2, 3 * size * size).view(1, 3, size, size).to(precision)
     image = image.to(memory_format=torch.channels_last)
+    shapes: dict[nn.Module, set[torch.Size]] = {convolution: set() for convolution in plain.values()}
+    hooks = [
+        convolution.register_forward_pre_hook(lambda one, inputs: shapes[one].add(inputs[0].shape))
+        for convolution in shapes
+    ]
     wanted = module(image)
+    for hook in hooks:
+        hook.remove()
     try:
         for name, convolution in plain.items():
-            _put(module, name, PackedConvolution(convolution))
+            if packed := _pack(convolution, shapes[convolution]):
+                _put(module, name, packed)
         if _are_same(module(image), wanted):
             return module
     except Exception:  # noqa: S110  a version of torch without these operators, or a network that looks at its parts
@@ -120,11 +141,21 @@ def _packed(module: nn.Module, size: int, precision: torch.dtype) -> nn.Module:
     return module
 
 
-def _can_be_packed(part: nn.Module) -> bool:
+def _can_be_packed(part: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it's a plain nn.Conv2d without hooks: derived classes may compute something else."""
-    if type(part) is not nn.Conv2d:
+    if type(part) is not nn.Conv2d or part._forward_pre_hooks or part._forward_hooks:
         return False
-    return part.padding_mode == "zeros" and not isinstance(part.padding, str) and not part._forward_hooks
+    return part.padding_mode == "zeros" and not isinstance(part.padding, str)
+
+
+def _pack(convolution: nn.Conv2d, inputs_of_image: Collection[torch.Size]) -> PackedConvolution | None:
+    """The packed convolution; None if its inputs, of an image or of a batch, need several orders."""
+    packed = [
+        PackedConvolution(convolution, torch.Size((images * shape[0], *shape[1:])))
+        for shape in inputs_of_image
+        for images in (1, BATCH_SIZE)
+    ]
+    return packed[0] if len({one.order() for one in packed}) == 1 else None
 
 
 def half_precisions(device: torch.device) -> tuple[torch.dtype, ...]:

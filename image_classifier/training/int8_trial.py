@@ -18,6 +18,7 @@ from image_classifier.embedding.samples import AT_ONCE
 from image_classifier.evaluation.metrics import THRESHOLD, hits
 from image_classifier.nets.classifier import FINE_TUNED, Backbone
 from image_classifier.nets.int8 import Int8Form, is_supported, quantize
+from image_classifier.nets.optimize import BATCH_SIZE
 from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import train_fold_heads
 from image_classifier.training.half_precision import draw, try_precision
@@ -31,7 +32,6 @@ FEWEST_IMAGES = 299  # of which none may have another answer: 0.99 ** 299 < 0.05
 MOST_IMAGES = 2000
 CALIBRATED_ON = 128  # images that tell the ranges of the numbers in the network
 MOST_LOST = 0.003  # of the accuracy, by heads that learned embeddings of either form
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, Preprocessing, Source
 from image_classifier.embedding import lane as lane_module
 from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import BACKGROUND, BATCH_SIZE, BATCHES_AHEAD, InferenceLane
+from image_classifier.embedding.lane import BACKGROUND, BATCHES_AHEAD, InferenceLane
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.shards import Shards, shards_of, write_shard
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
-from image_classifier.nets.optimize import PackedConvolution
+from image_classifier.nets.optimize import BATCH_SIZE, PackedConvolution
 from image_classifier.threads import NICENESS
 from testing.waiting import eventually
 

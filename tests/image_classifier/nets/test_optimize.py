@@ -1,5 +1,6 @@
 """The faster form of a network says what the network says."""
 
+import itertools
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from image_classifier.nets.architectures import build
-from image_classifier.nets.optimize import accelerate, half_precisions
+from image_classifier.nets.optimize import BATCH_SIZE, PackedConvolution, accelerate, half_precisions
 
 
 def test_the_answers_are_the_networks_up_to_rounding() -> None:
@@ -99,7 +100,7 @@ class Doubled(nn.Conv2d):
 
 
 class Varied(nn.Module):
-    """Convolutions with groups, distances, sizes and edges of several kinds; one is hooked, one is derived."""
+    """Convolutions with groups, distances, sizes and edges of several kinds; some are hooked, derived or unused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,9 +111,13 @@ class Varied(nn.Module):
         self.derived = Doubled(8, 8, 1)
         self.hooked = nn.Conv2d(8, 8, 1)
         self.hooked.register_forward_hook(lambda module, inputs, output: output + 1)
+        self.hooked_before = nn.Conv2d(8, 8, 1)
+        self.hooked_before.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+        self.unused = nn.Conv2d(8, 8, 1)
 
     def forward(self, batch: Tensor) -> Tensor:
-        for part in (self.first, self.groups, self.same, self.reflecting, self.derived, self.hooked):
+        hooked = self.hooked, self.hooked_before
+        for part in (self.first, self.groups, self.same, self.reflecting, self.derived, *hooked):
             batch = part(batch)
         return batch.mean((2, 3))
 
@@ -144,7 +149,7 @@ class ChecksParts(ReadsWeights):
 
 
 @pytest.mark.parametrize("precision", [torch.float32, *half_precisions(torch.device("cpu"))])
-@pytest.mark.parametrize(("network", "left"), [(Varied, 4), (ReadsWeights, 1), (AsksForPrecision, 1), (ChecksParts, 1)])
+@pytest.mark.parametrize(("network", "left"), [(Varied, 6), (ReadsWeights, 1), (AsksForPrecision, 1), (ChecksParts, 1)])
 def test_reordered_weights_give_the_same_embeddings(
     network: type[nn.Module], left: int, precision: torch.dtype
 ) -> None:
@@ -158,6 +163,32 @@ def test_reordered_weights_give_the_same_embeddings(
     with torch.inference_mode():
         wanted = module.to(precision)(images.to(precision))
         torch.testing.assert_close(fast(images.to(precision)), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, *half_precisions(torch.device("cpu"))])
+@pytest.mark.parametrize("network", ["resnet18", "regnet_y_400mf", "efficientnet_b0"])
+def test_reordered_weights_are_not_reordered_again(
+    network: str, precision: torch.dtype, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fast = accelerate(build(network, 224).module.eval(), torch.device("cpu"), 224, precision)
+    packed, plain = (sum(isinstance(part, kind) for part in fast.modules()) for kind in (PackedConvolution, nn.Conv2d))
+
+    for images in (1, 3, BATCH_SIZE):
+        batch = torch.randn(images, 3, 224, 224).to(precision, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            fast(batch)
+        steps = [line.split(",")[5] for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+        assert packed <= steps.count("convolution") <= packed + plain
+        assert steps.count("reorder") <= plain < packed
+
+
+def test_convolutions_stay_as_they_are_if_a_batch_needs_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = itertools.count()
+    monkeypatch.setattr(PackedConvolution, "order", lambda convolution: next(orders))
+
+    fast = accelerate(build("resnet18", 64).module.eval(), torch.device("cpu"), 64)
+
+    assert sum(isinstance(part, nn.Conv2d) for part in fast.modules()) == 20
 
 
 def test_convolutions_stay_as_they_are_if_torch_cannot_reorder_weights(monkeypatch: pytest.MonkeyPatch) -> None:
