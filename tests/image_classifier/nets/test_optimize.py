@@ -159,7 +159,7 @@ def test_reordered_weights_give_the_same_embeddings(
 
     fast = accelerate(module, torch.device("cpu"), 32, precision)
 
-    assert sum(isinstance(part, nn.Conv2d) for part in fast.modules()) == left
+    assert sum(isinstance(part, nn.Conv2d) for part in fast.modules()) >= left  # of some processors, more
     with torch.inference_mode():
         wanted = module.to(precision)(images.to(precision))
         torch.testing.assert_close(fast(images.to(precision)), wanted, rtol=1e-3, atol=1e-4)
@@ -177,9 +177,12 @@ def test_reordered_weights_are_not_reordered_again(
         batch = torch.randn(images, 3, 224, 224).to(precision, memory_format=torch.channels_last)
         with torch.inference_mode(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             fast(batch)
-        steps = [line.split(",")[5] for line in capfd.readouterr().out.splitlines() if ",exec," in line]
-        assert packed <= steps.count("convolution") <= packed + plain
-        assert steps.count("reorder") <= plain < packed
+        steps = [line.split(",") for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+        # What starts with the number of images is no weight.
+        reordered = [step for step in steps if step[5] == "reorder" and not step[-2].startswith(f"{images}x")]
+        assert packed <= sum(step[5] == "convolution" for step in steps) <= packed + plain
+        assert packed
+        assert len(reordered) <= plain, reordered
 
 
 def test_convolutions_stay_as_they_are_if_a_batch_needs_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
