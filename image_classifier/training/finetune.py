@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample
-from image_classifier.data.preprocessing import Preprocessing, Source, decoding_threads
+from image_classifier.data.preprocessing import Source, decoding_threads
 from image_classifier.evaluation.metrics import THRESHOLD, hits, loss_of
 from image_classifier.nets.architectures import Bare, UnknownNetwork, check_size
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
@@ -74,7 +74,8 @@ def fine_tune(
     """
     device = choose_device()
     module, body, last = trainable(backbone, head, hyperparameters.seed)
-    module.to(device).to(memory_format=torch.channels_last)
+    memory_format = _memory_format(module, device)
+    module.to(device).to(memory_format=memory_format)
     rate = hyperparameters.learning_rate
     optimizer = SGD(
         [{"params": body, "lr": rate}, {"params": last, "lr": HEAD_RATE * rate}],
@@ -84,6 +85,10 @@ def fine_tune(
     state = TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
     plain = _dataset(held_out, classes, lru_cache(KEPT_IMAGES)(backbone.preprocessing))
+
+    def inputs(pixels: Tensor) -> Tensor:
+        return backbone.preprocessing.normalize(pixels.to(device)).contiguous(memory_format=memory_format)
+
     size = _training_size(backbone)
     clock = Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
@@ -100,11 +105,11 @@ def fine_tune(
         augmented = _dataset(training, classes, augmentation)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
-            loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
+            loss = _train_one_epoch(module, optimizer, augmented, inputs, hyperparameters.batch_size)
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss} at the learning rate {rate:g}: set a lower one")
         scheduler.step()
-        accuracy = _accuracy(module, plain, backbone.preprocessing, hyperparameters.batch_size)
+        accuracy = _accuracy(module, plain, inputs, hyperparameters.batch_size)
         state.finish_epoch(epoch, accuracy)
         state.save(checkpoint)
         progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
@@ -116,6 +121,22 @@ def fine_tune(
     bare = Bare(network, stages=backbone.stages)
     tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def _memory_format(module: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels last, which is faster, unless the network has a convolution that oneDNN can't train then.
+
+    For a strided convolution of one pixel with less than 16 channels, oneDNN writes past its memory: gradients are
+    wrong, or the process crashes (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    unsafe = device.type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < 16
+        for layer in module.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
 
 
 class WithHead(nn.Module):
@@ -214,7 +235,7 @@ def _train_one_epoch(
     module: nn.Module,
     optimizer: SGD,
     dataset: ImageClassifierDataset,
-    preprocessing: Preprocessing,
+    inputs: Callable[[Tensor], Tensor],
     batch_size: int,
 ) -> float:
     """Trains for an epoch in the module's current mode; returns the mean loss."""
@@ -222,7 +243,7 @@ def _train_one_epoch(
     total, images = 0.0, 0
     for pixels, targets in _batches(shuffled_batches(dataset, batch_size), device):
         with mixed_precision(device):
-            logits = module(_inputs(pixels, preprocessing, device))
+            logits = module(inputs(pixels))
         loss = loss_of(logits.float(), targets.to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -243,14 +264,14 @@ def shuffled_batches(
 
 @torch.inference_mode()
 def _accuracy(
-    module: nn.Module, dataset: ImageClassifierDataset, preprocessing: Preprocessing, batch_size: int
+    module: nn.Module, dataset: ImageClassifierDataset, inputs: Callable[[Tensor], Tensor], batch_size: int
 ) -> float:
     module.eval()
     device = next(module.parameters()).device
     right = 0
     for pixels, targets in _batches(DataLoader(dataset, batch_size), device):
         with mixed_precision(device):
-            logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
+            logits = module(inputs(pixels)).float().cpu()
         thresholds = (THRESHOLD,) * logits.shape[1] if targets.is_floating_point() else ()
         right += int(hits(logits, targets, thresholds).sum())
     return right / len(dataset)
@@ -275,7 +296,3 @@ def _batches(loader: DataLoader[tuple[Tensor, Tensor]], device: torch.device) ->
 def _stacked(images: Sequence[Future[tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
     pixels, targets = zip(*(image.result() for image in images), strict=True)
     return torch.stack(pixels), torch.stack(targets)
-
-
-def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    return preprocessing.normalize(pixels.to(device)).contiguous(memory_format=torch.channels_last)

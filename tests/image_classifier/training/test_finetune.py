@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from image_classifier.data.dataset import Sample
@@ -266,6 +267,21 @@ def test_last_batch_of_one_is_skipped_if_batch_norm_cannot_learn_from_it(
     records: list[dict[str, Any]] = []
     tune(small, samples[:5], tmp_path, Hyperparameters(epochs=1, batch_size=4), records.append)
     assert records[0]["loss"] > 0
+
+
+def test_strided_convolution_of_few_channels_gets_the_right_gradients(
+    colours: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN's are wrong, or crash the process, if channels are last."""
+    module = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 960))
+    backbone = make_backbone(Bare(module), "resnet18", Preprocessing(64, 64), "random")
+    tuned = tune(backbone, colours, tmp_path).backbone.module.state_dict()
+    (tmp_path / "checkpoint.safetensors").unlink()
+    with monkeypatch.context() as without:
+        without.setattr(torch.backends.mkldnn, "enabled", False)
+        expected = tune(backbone, colours, tmp_path).backbone.module.state_dict()
+    torch.testing.assert_close(tuned, expected)
+    assert not torch.allclose(tuned["0.weight"], module[0].weight)
 
 
 def test_several_classes_of_an_image_are_trained_on(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
