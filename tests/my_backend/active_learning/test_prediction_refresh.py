@@ -195,7 +195,7 @@ def test_pause_after_an_error_is_short_again_once_predictions_were_stored(
         version = train(client, label_studio)
         assert eventually(lambda: versions(label_studio) == {version})
         assert next(calls) > 100, "there were errors"
-        assert client.backend.prediction_refresh._turns[PROJECT].pause == 0
+        assert eventually(lambda: client.backend.prediction_refresh._turns[PROJECT].pause == 0)
 
 
 def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
