@@ -76,6 +76,10 @@ def fine_tune(
     module, body, last = trainable(backbone, head, hyperparameters.seed)
     memory_format = _memory_format(module, device)
     module.to(device).to(memory_format=memory_format)
+
+    def inputs(pixels: Tensor) -> Tensor:
+        return backbone.preprocessing.normalize(pixels.to(device)).contiguous(memory_format=memory_format)
+
     rate = hyperparameters.learning_rate
     optimizer = SGD(
         [{"params": body, "lr": rate}, {"params": last, "lr": HEAD_RATE * rate}],
@@ -85,10 +89,6 @@ def fine_tune(
     state = TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
     plain = _dataset(held_out, classes, lru_cache(KEPT_IMAGES)(backbone.preprocessing))
-
-    def inputs(pixels: Tensor) -> Tensor:
-        return backbone.preprocessing.normalize(pixels.to(device)).contiguous(memory_format=memory_format)
-
     size = _training_size(backbone)
     clock = Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
@@ -124,10 +124,10 @@ def fine_tune(
 
 
 def _memory_format(module: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels last, which is faster, unless the network has a convolution that oneDNN can't train then.
+    """Channels last, which is faster, unless oneDNN would compute wrong gradients.
 
-    For a strided convolution of one pixel with less than 16 channels, oneDNN writes past its memory: gradients are
-    wrong, or the process crashes (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    With channels last, oneDNN writes past its memory for strided 1x1 convolutions with fewer than 16 channels: their
+    gradients are wrong, or the process crashes (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
     unsafe = device.type == "cpu" and any(
         isinstance(layer, nn.Conv2d)

@@ -272,7 +272,7 @@ def test_last_batch_of_one_is_skipped_if_batch_norm_cannot_learn_from_it(
 def test_strided_convolution_of_few_channels_gets_the_right_gradients(
     colours: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """oneDNN's are wrong, or crash the process, if channels are last."""
+    """With channels last, oneDNN computes wrong ones or crashes the process."""
     module = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 960))
     backbone = make_backbone(Bare(module), "resnet18", Preprocessing(64, 64), "random")
     tuned = tune(backbone, colours, tmp_path).backbone.module.state_dict()
