@@ -235,6 +235,25 @@ def test_try_says_that_the_backend_is_unreachable(browser: Browser, site: Site, 
         expect(page.get_by_role("alert")).to_contain_text("Can’t reach the backend")
 
 
+def test_try_predicts_the_same_file_again_after_a_failure(browser: Browser, site: Site, digits: Digits) -> None:
+    with opened(browser, f"{site.url}/try") as page:
+        page.route("**/api/models/predict", lambda route: route.abort())
+        choose_as_a_person_does(page, digits[0][0])
+        expect(page.get_by_role("alert")).to_contain_text("Can’t reach the backend")
+        page.unroute("**/api/models/predict")
+        choose_as_a_person_does(page, digits[0][0])
+        expect(page.locator("#answer")).to_be_visible()
+
+
+def choose_as_a_person_does(page: Page, path: Path) -> None:
+    """Unlike `set_input_files`, this reports no change if the file is already chosen."""
+    with page.expect_file_chooser():
+        page.get_by_text("Choose files").click()
+    protocol = page.context.new_cdp_session(page)
+    file = protocol.send("Runtime.evaluate", {"expression": "document.getElementById('file')"})["result"]["objectId"]
+    protocol.send("DOM.setFileInputFiles", {"objectId": file, "files": [str(path)]})
+
+
 def test_try_shows_no_answer_about_another_image(browser: Browser, site: Site, digits: Digits) -> None:
     waiting: list[Route] = []
 

@@ -243,6 +243,7 @@ export function tryImages(place) {
     if (event.clipboardData.files.length) take(event.clipboardData.files);
     else if (/^https?:\/\/\S+$/i.test(text) && !event.target.closest("input")) address(text);
   });
+  find("file").addEventListener("click", (event) => { event.target.value = ""; });  // otherwise, the same file couldn't be chosen again
   find("file").addEventListener("change", (event) => take(event.target.files));
   take(find("file").files);  // chosen before this script was there
   find("by-url").addEventListener("submit", (event) => {
