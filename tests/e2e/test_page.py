@@ -235,6 +235,20 @@ def test_try_says_that_the_backend_is_unreachable(browser: Browser, site: Site, 
         expect(page.get_by_role("alert")).to_contain_text("Can’t reach the backend")
 
 
+def test_button_stays_disabled_until_its_request_is_answered(browser: Browser, site: Site) -> None:
+    waiting: list[Route] = []
+    with opened(browser, f"{site.url}/versions/{site.versions[0]}") as page:
+        page.route("**/api/models/pin", lambda route: waiting.append(route))
+        button = page.get_by_role("button", name="Pin")
+        with page.expect_request(page.url):
+            button.click()
+        with page.expect_request(page.url):  # the page asks again after it has applied the first answer
+            pass
+        expect(button).to_be_disabled()
+        waiting[0].abort()
+        expect(button).to_be_enabled()
+
+
 def test_try_predicts_the_same_file_again_after_a_failure(browser: Browser, site: Site, digits: Digits) -> None:
     with opened(browser, f"{site.url}/try") as page:
         page.route("**/api/models/predict", lambda route: route.abort())

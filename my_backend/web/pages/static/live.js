@@ -62,7 +62,8 @@ function morph(old, fresh) {
   Idiomorph.morph(old, fresh, {
     callbacks: {
       beforeNodeMorphed: (node) => !(node.dataset && "keep" in node.dataset),
-      beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
+      // A person opened or closed the details, and press.js disables a button until its request is answered.
+      beforeAttributeUpdated: (name, node) => name !== "aria-disabled" && !(name === "open" && node.tagName === "DETAILS"),
     },
   });
 }
