@@ -310,8 +310,15 @@ class SafeSession:
         if left <= 0:
             raise requests.Timeout("it took too long")
         timeout = (min(limits.connect_seconds, left), min(limits.read_seconds, left))
-        with until(deadline):
-            return self._session.request(method, url, stream=True, allow_redirects=False, timeout=timeout, **arguments)
+        try:
+            with until(deadline):
+                return self._session.request(
+                    method, url, stream=True, allow_redirects=False, timeout=timeout, **arguments
+                )
+        except requests.RequestException:
+            raise
+        except OSError as error:  # requests can't find the certificates
+            raise requests.exceptions.SSLError(f"{said(error)}; check REQUESTS_CA_BUNDLE") from None
 
     def close(self) -> None:
         self._session.close()

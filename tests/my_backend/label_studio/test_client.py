@@ -342,6 +342,12 @@ def test_label_studio_that_does_not_answer_is_named_without_secrets(label_studio
     assert label_studio.pat not in str(failed.value)
 
 
+def test_missing_file_of_certificates_is_named() -> None:
+    client = LabelStudio("https://127.0.0.1:1", "", SafeSession(["127.0.0.1"], ca_bundle="/nowhere.pem"))
+    with pytest.raises(LabelStudioError, match=r"/nowhere\.pem; check REQUESTS_CA_BUNDLE"):
+        client.release()
+
+
 def test_what_is_no_label_studio_is_doubted() -> None:
     with FakeServer(lambda seen: Reply(404, b"<html>")) as server, pytest.raises(LabelStudioError) as failed:
         LabelStudio(server.url, "", SafeSession(["127.0.0.1"])).release()
