@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from label_studio_format.annotations import notes_of, source_of
 from testing.backend import Backend
@@ -75,7 +75,7 @@ class Site:
 
 def check_one(page: Page, site: Site) -> None:
     """Answers the audit's question by the truth."""
-    first = page.locator("#audit-title ~ p button").first
+    first = page.locator("section:not([aria-busy]) > #audit-title ~ p button").first
     task = json.loads(str(first.get_attribute("data-body")))["task"]
     page.locator("#audit-title ~ p").get_by_role("button", name=site.truth[task], exact=True).click()
 
@@ -145,6 +145,19 @@ def test_rest_of_a_project_is_accepted_audited_and_undone(
             check_one(page, site)
             expect(page.locator("#checked")).to_have_text(f"{number} of {tasks}")
         all_can_use(page)
+
+        held: list[Route] = []
+        page.route("**/images/*.jpg", lambda route: held.append(route))  # the next image arrives late
+        check_one(page, site)
+        expect(page.locator("#checked")).to_have_text(f"4 of {tasks}")
+        for choice in page.locator("#audit-title ~ p button").all():
+            choice.click()  # meant for the last image
+        assert site.state()["audit"]["checked"] == 4
+        for route in held:
+            route.continue_()
+        page.unroute("**/images/*.jpg")
+        check_one(page, site)
+        expect(page.locator("#checked")).to_have_text(f"5 of {tasks}")
         page.get_by_role("button", name="Undo all accepted labels").click()
         expect(page.locator("#run-status")).to_have_text("undone")
     assert export(label_studio, site.project) == before

@@ -62,8 +62,9 @@ function morph(old, fresh) {
   Idiomorph.morph(old, fresh, {
     callbacks: {
       beforeNodeMorphed: (node) => !(node.dataset && "keep" in node.dataset),
-      // A person opened or closed the details, and press.js disables a button until its request is answered.
-      beforeAttributeUpdated: (name, node) => name !== "aria-disabled" && !(name === "open" && node.tagName === "DETAILS"),
+      // A person opened or closed the details, press.js disables a button until its request is answered, and settle.js marks
+      // a place as busy.
+      beforeAttributeUpdated: (name, node) => !["aria-disabled", "aria-busy"].includes(name) && !(name === "open" && node.tagName === "DETAILS"),
     },
   });
 }

@@ -48,7 +48,7 @@ async function read(answer) {
 export function press(look) {
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-post]");
-    if (!button || button.getAttribute("aria-disabled") === "true") return;
+    if (!button || button.getAttribute("aria-disabled") === "true" || button.closest("[aria-busy=true]")) return;
     button.setAttribute("aria-disabled", "true");
     try {
       const token = document.getElementById(button.dataset.token)?.value.trim();  // the person's own, kept nowhere else
