@@ -392,6 +392,13 @@ def test_markup_and_right_to_left_text_are_shown_as_text(
         page.evaluate(DROP, [list(chosen[0][0].read_bytes()), "x.png"])
         expect(page.locator("#scores bdi").filter(has_text=EVIL)).to_be_visible()
         expect(page.locator("#prediction")).to_have_css("unicode-bidi", "isolate")
+        page.evaluate(SEVERAL, [(list(path.read_bytes()), "x.png") for path, _ in chosen[:2]])
+        expect(page.locator("#several button").last).to_contain_text(re.compile("\u2068.+\u2069 [0-9.]+%"))
+    with opened(browser, f"{here}/map") as page:
+        page.locator("#map-canvas").focus()
+        for _ in range(14):
+            page.keyboard.press("Shift+ArrowUp")
+        expect(page.locator("#map-told")).to_contain_text(f"\u2068{ARABIC}\u2069")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

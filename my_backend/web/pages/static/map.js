@@ -11,7 +11,7 @@ import { makeLegend } from "./map/legend.js";
 import { followPointer } from "./map/pointer.js";
 import { OTHER, circle, inside, nearest, unpack } from "./map/points.js";
 import { post } from "./press.js";
-import { say } from "./say.js";
+import { isolated, say } from "./say.js";
 
 const CLOSER = 1.5;
 const REACH = 14;  // how close a pointer must be to a point, in pixels
@@ -109,7 +109,7 @@ export function labelOnMap(place) {
     return most.length ? `${most.map(([name, total]) => `${number(total)} ${name}`).join(", ")}${end}` : "";
   }
 
-  const nameOf = (value, end) => (value === OTHER ? "Other" : value ? `${answer.choices[value - 1]}${end}` : "");
+  const nameOf = (value, end) => (value === OTHER ? "Other" : value ? `${isolated(answer.choices[value - 1])}${end}` : "");
 
   // --- what the page shows --------------------------------------------------------
 

@@ -23,3 +23,6 @@ export function showText(place, words) {
   place.replaceChildren(...parts.map((part, index) =>
     index % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part));
 }
+
+// A name in a text: otherwise, a number after a right-to-left name would be shown as part of it.
+export const isolated = (name) => `\u2068${name}\u2069`;

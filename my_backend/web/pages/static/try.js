@@ -2,7 +2,7 @@
 
 import { drawn } from "./bars.js";
 import { post } from "./press.js";
-import { say, showText } from "./say.js";
+import { isolated, say, showText } from "./say.js";
 
 const POLL = 150;  // milliseconds
 const PATIENCE = 120000;
@@ -214,7 +214,7 @@ export function tryImages(place) {
   }
 
   function tell(one, said) {
-    one.words.textContent = `${named(said)}${said.confidence == null ? "" : ` ${percent(said.confidence)}`}`;
+    one.words.textContent = `${isolated(named(said))}${said.confidence == null ? "" : ` ${percent(said.confidence)}`}`;
   }
 
   function pick(one) {
