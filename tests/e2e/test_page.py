@@ -13,7 +13,7 @@ import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from my_backend.projects.registry import Projects
 from testing.backend import Backend
@@ -247,6 +247,21 @@ def test_button_stays_disabled_until_its_request_is_answered(browser: Browser, s
         expect(button).to_be_disabled()
         waiting[0].abort()
         expect(button).to_be_enabled()
+
+
+def test_page_shows_a_change_although_an_older_answer_arrives_later(browser: Browser, site: Site) -> None:
+    older: list[tuple[Route, APIResponse]] = []
+    with opened(browser, f"{site.url}/versions/{site.versions[0]}") as page:
+        page.route(page.url, lambda route: older.append((route, route.fetch())), times=1)
+        with page.expect_request(page.url):
+            pass
+        with page.expect_response("**/api/models/pin"):
+            page.get_by_role("button", name="Pin", exact=True).click()
+        route, response = older[0]
+        with page.expect_request(page.url, timeout=3000):  # the page would ask after 4 seconds in any case
+            route.fulfill(response=response)
+        page.get_by_role("button", name="Unpin").click()
+        expect(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
 
 
 def test_try_predicts_the_same_file_again_after_a_failure(browser: Browser, site: Site, digits: Digits) -> None:

@@ -8,12 +8,12 @@ const BUSY = 1000, REST = 4000, HIDDEN = 60000;  // milliseconds
 const UNREACHED = "The backend isn’t responding. Retrying…";
 
 export function follow(changed) {
-  let tag = "", timer, unreached = false, asking = false;
+  let tag = "", timer, unreached = false, asking = false, again = false;
   const place = () => document.getElementById("content");
 
   async function look() {
-    if (asking) return;
-    asking = true;
+    if (asking) return void (again = true);  // the answer may be from before what the caller wants to see
+    [asking, again] = [true, false];
     clearTimeout(timer);
     try {
       const answer = await fetch(location.origin + location.pathname + location.search, {
@@ -33,7 +33,8 @@ export function follow(changed) {
       unreached = true;
     }
     asking = false;
-    wait();
+    if (again) look();
+    else wait();
   }
 
   function wait() {
