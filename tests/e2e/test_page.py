@@ -264,6 +264,21 @@ def test_page_shows_a_change_although_an_older_answer_arrives_later(browser: Bro
         expect(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
 
 
+def test_double_click_does_not_press_what_the_first_click_has_put_there(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/versions/{site.versions[0]}") as page:
+        sent: list[str] = []
+        page.route("**/api/models/pin", lambda route: (sent.append(route.request.post_data or ""), route.continue_()))
+        for name, next_name in (("Pin", "Unpin"), ("Unpin", "Pin")):
+            box = page.get_by_role("button", name=name, exact=True).bounding_box()
+            assert box is not None
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            for clicks in (1, 2):
+                page.mouse.down(click_count=clicks)
+                page.mouse.up(click_count=clicks)
+                expect(page.get_by_role("button", name=next_name, exact=True)).to_be_enabled()
+        assert len(sent) == 2, sent
+
+
 def test_try_predicts_the_same_file_again_after_a_failure(browser: Browser, site: Site, digits: Digits) -> None:
     with opened(browser, f"{site.url}/try") as page:
         page.route("**/api/models/predict", lambda route: route.abort())

@@ -47,6 +47,7 @@ async function read(answer) {
 
 export function press(look) {
   document.addEventListener("click", async (event) => {
+    if (event.detail > 1) return;  // the second click of a double-click may be on what the first one has put there
     const button = event.target.closest("button[data-post]");
     if (!button || button.getAttribute("aria-disabled") === "true" || button.closest("[aria-busy=true]")) return;
     button.setAttribute("aria-disabled", "true");
