@@ -272,7 +272,7 @@ class RqQueue(Background):
             if self._status.state == "ready":
                 log.info("the job queue is ready")
             elif self._status.state != "starting":
-                log.warning("the job queue isn't ready: %s %s", self._status.state, self._status.why)
+                log.warning("the job queue isn't ready: %s", f"{self._status.state} {self._status.why}".strip())
         return COMPARE_SECONDS
 
     def _compare(self) -> QueueStatus:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, DeleteWebhook
 from my_backend.diagnostics.problem import Fix, Problem
-from my_backend.diagnostics.rules.wording import sentence
+from my_backend.diagnostics.rules.wording import ended, sentence
 from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking
 from my_backend.label_studio.project_connection import (
     ProjectConnection,
@@ -47,7 +47,7 @@ def not_connected(project: Project, blocking: Blocking | None) -> Problem:
         )
         hint = f"{sentence(f'{_how_to_allow(blocking)}; then {how}')} A public address works without this change."
         return Problem("address-blocked", message, hint, project.uid)
-    return Problem("not-connected", f"{message}.", sentence(how), project.uid)
+    return Problem("not-connected", ended(message), sentence(how), project.uid)
 
 
 def no_project(blocking: Blocking | None) -> Problem:
@@ -75,7 +75,7 @@ def _disconnected(project: Project, found: ProjectConnection) -> Problem:
             "name of the backend's service instead."
         )
     # It may contain the URL that Label Studio has called, with the password.
-    message = f"Label Studio can't reach this backend: {shortened(said, 400).rstrip('.')}."
+    message = ended(f"Label Studio can't reach this backend: {shortened(said, 400)}")
     return Problem("disconnected", message, hint, project.uid)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from my_backend.diagnostics.problem import Problem
+from my_backend.diagnostics.rules.wording import ended
 
 GPU_BYTES = 1_000_000_000  # for a network and a batch of images
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA that torch was built for
@@ -54,6 +55,6 @@ def no_driver(why: str) -> Problem:
     """The driver doesn't respond although there is, or was, a GPU; `why` is its message."""
     return Problem(
         "gpu",
-        f"The NVIDIA driver isn't responding: {why.rstrip('.')}.",
+        ended(f"The NVIDIA driver isn't responding: {why}"),
         "Restart the machine, or reinstall the driver. Until then everything is computed on the CPU.",
     )

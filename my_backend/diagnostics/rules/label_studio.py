@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from my_backend.diagnostics.problem import Problem
-from my_backend.diagnostics.rules.wording import sentence
+from my_backend.diagnostics.rules.wording import ended, sentence
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 
@@ -23,10 +23,10 @@ def unknown_url(project: str) -> Problem:
 def unreachable(error: LabelStudioError, project: str = "") -> Problem:
     """Label Studio doesn't answer as it should, or rejects the token."""
     if isinstance(error, TokenRefused):
-        return Problem("token", f"{error.why}.", sentence(error.hint), project)
+        return Problem("token", ended(error.why), sentence(error.hint), project)
     return Problem(
         "label-studio",
-        f"{error.why}.",
+        ended(error.why),
         "Make sure that Label Studio is running, and set LABEL_STUDIO_URL to its address as seen from this backend, "
         "including its sub-path if it has one. In a container, localhost is the container itself.",
         project,

@@ -2,6 +2,7 @@
 
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.scores import RETRIED
+from my_backend.diagnostics.rules.wording import ended
 from my_backend.labeling.auto_accept.checks import Contradiction
 from my_backend.labeling.runs.writer import HaltedRun
 from my_backend.token_gate import Refusal
@@ -13,7 +14,7 @@ def run_halted(halted: HaltedRun) -> Problem:
     what = f"Labeling run {run.id} ({run.tasks:,} {'task' if run.tasks == 1 else 'tasks'})"
     match halted.state:
         case "failed":
-            message = f"{what} stopped: {run.error}."
+            message = ended(f"{what} stopped: {run.error}")
             hint = (
                 f"Fix the cause, then resume the run (`python -m my_backend label resume {run.id}`) or undo it "
                 f"(`… label undo {run.id}`)."
@@ -22,7 +23,7 @@ def run_halted(halted: HaltedRun) -> Problem:
             message = f"{what} needs a token: its token was kept only in the memory of a process that has since ended."
             hint = "Resume or undo it with a token, over HTTP or with `python -m my_backend label`."
         case "waits":
-            message, hint = f"{what} has to wait: {run.error}.", RETRIED
+            message, hint = ended(f"{what} has to wait: {run.error}"), RETRIED
     return Problem("labeling", message, hint, run.project)
 
 
@@ -52,4 +53,4 @@ def audit_contradicts(found: Contradiction) -> Problem:
 def request_refused(project: str, refusal: Refusal) -> Problem:
     """A caller without the password asked for something that their token doesn't allow; `project` is the uid."""
     hint = "Send this backend's password, or the Label Studio token of someone who may change the project."
-    return Problem("refused", f"{refusal.what} was refused: {refusal.error}.", hint, project)
+    return Problem("refused", ended(f"{refusal.what} was refused: {refusal.error}"), hint, project)

@@ -4,6 +4,7 @@ from my_backend.active_learning.scores import ScoresStatus
 from my_backend.active_learning.title import TitleStatus
 from my_backend.diagnostics.actions import RenameModel
 from my_backend.diagnostics.problem import Fix, Problem
+from my_backend.diagnostics.rules.wording import ended
 from my_backend.projects.project import Project
 
 # The problem may disappear without any action.
@@ -46,7 +47,9 @@ def title_problems(project: str, status: TitleStatus) -> list[Problem]:
     A project that is set to use other predictions may be the user's choice.
     """
     if status.state == "failed":
-        return [Problem("title", f"Can't change the model's title in Label Studio: {status.error}.", RETRIED, project)]
+        return [
+            Problem("title", ended(f"Can't change the model's title in Label Studio: {status.error}"), RETRIED, project)
+        ]
     if status.state not in ("elsewhere", "unused"):
         return []
     message = (
@@ -67,4 +70,4 @@ def title_problems(project: str, status: TitleStatus) -> list[Problem]:
 
 def refresh_failed(project: str, error: str) -> Problem:
     """Predictions can't be refreshed; `project` is the project's uid."""
-    return Problem("renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", RETRIED, project)
+    return Problem("renewal", ended(f"Can't refresh the predictions stored in Label Studio: {error}"), RETRIED, project)

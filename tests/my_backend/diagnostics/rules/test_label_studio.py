@@ -31,6 +31,12 @@ from tests.my_backend.conftest import PROJECT
             "Can't reach it (a; b).",
             "including its sub-path if it has one. In a container, localhost is the container itself.",
         ),
+        (
+            LabelStudioError("http://127.0.0.1 returned no JSON: is it a Label Studio server?", ""),
+            "label-studio",
+            "http://127.0.0.1 returned no JSON: is it a Label Studio server?",
+            "In a container, localhost is the container itself.",
+        ),
     ],
 )
 def test_label_studio_that_does_not_answer(error: LabelStudioError, code: str, message: str, hint: str) -> None:
